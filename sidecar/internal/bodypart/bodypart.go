@@ -100,7 +100,7 @@ func (r Result) Label(prefix string) string {
 // Policy holds the limits by which a prediction becomes a result or a case for review.
 type Policy struct {
 	Thresholds   map[Class]float64 // least confidence, 0…1; a class that is not named has 0
-	ChildBelow   float64           // years: a patient younger than this is a child (default 12)
+	ChildUpTo    float64           // years, inclusive of the whole year: up to here a patient is a child (default 12)
 	AmbiguousMin float64           // years, inclusive (default 13); AmbiguousMin > AmbiguousMax switches the rule off
 	AmbiguousMax float64           // years, inclusive of the whole year (default 17)
 }
@@ -121,7 +121,7 @@ func (p Policy) Decide(pred Prediction, ev Evidence) (review bool, reasons []Rea
 		reasons = append(reasons, ReasonLowConfidence)
 	}
 	if ev.AgeKnown && (pred.Class == AdultChest || pred.Class == PediatricChest) {
-		child := ev.AgeYears < p.ChildBelow
+		child := ev.AgeYears < p.ChildUpTo+1
 		switch {
 		case ev.AgeYears >= p.AmbiguousMin && ev.AgeYears < p.AmbiguousMax+1:
 			reasons = append(reasons, ReasonAgeAmbiguous)
