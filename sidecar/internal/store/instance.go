@@ -1,0 +1,271 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// State is where an instance stands. docs/architecture.md draws the ways between them.
+type State string
+
+// The states of an instance. All but due and classified are ends; a new mark leads from every end back to due.
+const (
+	StateDue         State = "due"         // marked, not yet classified (or marked again)
+	StateClassified  State = "classified"  // has a result that Orthanc does not show yet
+	StatePublished   State = "published"   // Orthanc shows the result; deliveries, if any, are on their way
+	StateSkipped     State = "skipped"     // not an object that the site wants classified (SOP class, modality)
+	StateUndecodable State = "undecodable" // no decoder at hand reads its transfer syntax
+	StateUnreadable  State = "unreadable"  // broken, without pixels, multi-frame, too large: the reason says which
+	StateGone        State = "gone"        // deleted in Orthanc
+	StateFailed      State = "failed"      // every attempt failed; `jobs retry` takes it up again
+)
+
+// States lists all states in the order of an instance's life.
+func States() []State {
+	return []State{StateDue, StateClassified, StatePublished, StateSkipped, StateUndecodable, StateUnreadable, StateGone, StateFailed}
+}
+
+// Source says who marked an instance as due.
+type Source string
+
+// The sources of a mark.
+const (
+	SourceHook     Source = "hook"     // Orthanc's Lua hook
+	SourceFollower Source = "follower" // a new row of /changes
+	SourceReplay   Source = "replay"   // an old row of /changes: first start from the beginning, or a reset database
+	SourceSweep    Source = "sweep"    // the slow comparison with Orthanc
+	SourceCommand  Source = "command"  // `jobs retry`
+)
+
+// Forwards says whether a mark of this source may lead to deliveries. A replay, a sweep or a reset labels and does not forward.
+func (s Source) Forwards() bool { return s == SourceHook || s == SourceFollower }
+
+// Instance is one row of the table instance.
+type Instance struct {
+	ID          string
+	State       State
+	Reason      string
+	Due, Done   int64
+	ClassifyJob int64
+	PublishJob  int64
+	Source      Source
+	Forward     bool
+	SeriesID    string
+	StudyID     string
+	FileUUID    string
+	ContentMD5  string
+	Model       string
+	Misses      int
+	LastError   string
+	ReceivedAt  time.Time
+	FirstMarked time.Time
+	MarkedAt    time.Time
+	FinishedAt  time.Time
+}
+
+const instanceColumns = `id, state, reason, due, done, classify_job, publish_job, source, forward, series_id, study_id, file_uuid,
+	content_md5, model, misses, last_error, received_at, first_marked, marked_at, finished_at`
+
+type scanner interface{ Scan(...any) error }
+
+func scanInstance(row scanner) (Instance, error) {
+	var i Instance
+	var received, first, marked, finished int64
+	err := row.Scan(&i.ID, &i.State, &i.Reason, &i.Due, &i.Done, &i.ClassifyJob, &i.PublishJob, &i.Source, &i.Forward, &i.SeriesID,
+		&i.StudyID, &i.FileUUID, &i.ContentMD5, &i.Model, &i.Misses, &i.LastError, &received, &first, &marked, &finished)
+	i.ReceivedAt, i.FirstMarked, i.MarkedAt, i.FinishedAt = fromMillis(received), fromMillis(first), fromMillis(marked), fromMillis(finished)
+	return i, err
+}
+
+// ErrUnknown says that the database holds no such row.
+var ErrUnknown = errors.New("unknown to this router")
+
+type querier interface {
+	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
+	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
+}
+
+// Instance returns the row of one instance, ErrUnknown when there is none.
+func (s *Store) Instance(ctx context.Context, id string) (Instance, error) { return instance(ctx, s.read, id) }
+
+func instance(ctx context.Context, q querier, id string) (Instance, error) {
+	i, err := scanInstance(q.QueryRowContext(ctx, "SELECT "+instanceColumns+" FROM instance WHERE id = ?", id))
+	if errors.Is(err, sql.ErrNoRows) {
+		return Instance{}, fmt.Errorf("instance %s: %w", id, ErrUnknown)
+	}
+	if err != nil {
+		return Instance{}, fmt.Errorf("read instance %s: %w", id, err)
+	}
+	return i, nil
+}
+
+// Mark notes within tx that an instance is due and returns its row after the mark. A mark while a job runs raises due above what
+// the job has seen, so that the job's end starts it anew. A mark that forwards outweighs one that does not while both are open.
+func (s *Store) Mark(ctx context.Context, tx *sql.Tx, id string, source Source) (Instance, error) {
+	now := s.millis()
+	_, err := tx.ExecContext(ctx, `INSERT INTO instance (id, state, due, source, forward, first_marked, marked_at)
+		VALUES (?, 'due', 1, ?, ?, ?, ?)
+		ON CONFLICT (id) DO UPDATE SET due = due + 1, state = 'due', reason = '', misses = 0, source = excluded.source,
+			forward = CASE WHEN done < due THEN max(forward, excluded.forward) ELSE excluded.forward END,
+			marked_at = CASE WHEN done < due THEN marked_at ELSE excluded.marked_at END, finished_at = 0`,
+		id, source, source.Forwards(), now, now)
+	if err != nil {
+		return Instance{}, fmt.Errorf("mark instance %s: %w", id, err)
+	}
+	return instance(ctx, tx, id)
+}
+
+// SetClassifyJob notes within tx which unfinished job works on the instance; 0 for none.
+func (s *Store) SetClassifyJob(ctx context.Context, tx *sql.Tx, id string, job int64) error {
+	_, err := tx.ExecContext(ctx, "UPDATE instance SET classify_job = ? WHERE id = ?", job, id)
+	return wrap(err, "note job of instance %s", id)
+}
+
+// SetPublishJob notes within tx which unfinished job publishes the instance; 0 for none.
+func (s *Store) SetPublishJob(ctx context.Context, tx *sql.Tx, id string, job int64) error {
+	_, err := tx.ExecContext(ctx, "UPDATE instance SET publish_job = ? WHERE id = ?", job, id)
+	return wrap(err, "note job of instance %s", id)
+}
+
+// Content is what a classification learnt about the stored file.
+type Content struct {
+	SeriesID, StudyID string
+	FileUUID          string
+	MD5               string
+	Model             string
+	ReceivedAt        time.Time
+}
+
+// Classified notes within tx that the instance has a result. seen is the value of Due when the work began: the returned row says
+// by Done < Due that a further mark came in the meantime.
+func (s *Store) Classified(ctx context.Context, tx *sql.Tx, id string, seen int64, c Content) (Instance, error) {
+	_, err := tx.ExecContext(ctx, `UPDATE instance SET done = ?, state = CASE WHEN due > ? THEN 'due' ELSE 'classified' END, reason = '',
+		series_id = ?, study_id = ?, file_uuid = ?, content_md5 = ?, model = ?, received_at = ?, misses = 0, last_error = '',
+		classify_job = 0 WHERE id = ?`,
+		seen, seen, c.SeriesID, c.StudyID, c.FileUUID, c.MD5, c.Model, toMillis(c.ReceivedAt), id)
+	if err != nil {
+		return Instance{}, fmt.Errorf("note result of instance %s: %w", id, err)
+	}
+	return instance(ctx, tx, id)
+}
+
+// Published notes within tx that Orthanc shows the instance's result.
+func (s *Store) Published(ctx context.Context, tx *sql.Tx, id string) error {
+	_, err := tx.ExecContext(ctx, `UPDATE instance SET state = CASE WHEN state = 'classified' THEN 'published' ELSE state END,
+		finished_at = CASE WHEN state = 'classified' THEN ? ELSE finished_at END, publish_job = 0, last_error = '' WHERE id = ?`, s.millis(), id)
+	return wrap(err, "note publication of instance %s", id)
+}
+
+// Ended notes within tx that the instance reached a terminal state other than published. seen as in Classified.
+func (s *Store) Ended(ctx context.Context, tx *sql.Tx, id string, seen int64, state State, reason string, fileUUID string) (Instance, error) {
+	_, err := tx.ExecContext(ctx, `UPDATE instance SET done = ?, state = CASE WHEN due > ? THEN 'due' ELSE ? END, reason = ?,
+		file_uuid = ?, classify_job = 0, misses = 0, last_error = '', finished_at = ? WHERE id = ?`, seen, seen, state, reason, fileUUID, s.millis(), id)
+	if err != nil {
+		return Instance{}, fmt.Errorf("end instance %s: %w", id, err)
+	}
+	return instance(ctx, tx, id)
+}
+
+// Gone notes that the instance was deleted in Orthanc after it had been published.
+func (s *Store) Gone(ctx context.Context, tx *sql.Tx, id, reason string) error {
+	_, err := tx.ExecContext(ctx, "UPDATE instance SET state = 'gone', reason = ?, done = due, finished_at = ? WHERE id = ?", reason, s.millis(), id)
+	return wrap(err, "end instance %s", id)
+}
+
+// Missed counts one more 404 for the instance and returns how many came in a row.
+func (s *Store) Missed(ctx context.Context, id string) (int, error) {
+	var n int
+	err := s.write.QueryRowContext(ctx, "UPDATE instance SET misses = misses + 1 WHERE id = ? RETURNING misses", id).Scan(&n)
+	return n, wrap(err, "count miss of instance %s", id)
+}
+
+// Trouble notes the last error of an instance that will be tried again.
+func (s *Store) Trouble(ctx context.Context, id, text string) error {
+	_, err := s.write.ExecContext(ctx, "UPDATE instance SET last_error = ? WHERE id = ?", text, id)
+	return wrap(err, "note error of instance %s", id)
+}
+
+// Counts returns how many instances are in each state.
+func (s *Store) Counts(ctx context.Context) (map[State]int64, error) {
+	return counts[State](ctx, s.read, "SELECT state, count(*) FROM instance GROUP BY state")
+}
+
+func counts[K ~string](ctx context.Context, q querier, query string) (map[K]int64, error) {
+	rows, err := q.QueryContext(ctx, query)
+	if err != nil {
+		return nil, fmt.Errorf("count: %w", err)
+	}
+	defer func() { _ = rows.Close() }()
+	out := map[K]int64{}
+	for rows.Next() {
+		var k K
+		var n int64
+		if err := rows.Scan(&k, &n); err != nil {
+			return nil, fmt.Errorf("count: %w", err)
+		}
+		out[k] = n
+	}
+	return out, rows.Err()
+}
+
+// OldestDue returns since when the oldest unfinished instance waits; the zero time when nothing waits.
+func (s *Store) OldestDue(ctx context.Context) (time.Time, error) {
+	var at sql.NullInt64
+	err := s.read.QueryRowContext(ctx, "SELECT min(marked_at) FROM instance WHERE state IN ('due', 'classified')").Scan(&at)
+	return fromMillis(at.Int64), wrap(err, "read oldest due instance")
+}
+
+// Filter selects instances for the commands.
+type Filter struct {
+	States []State
+	Reason string // part of the reason or of the last error
+	Study  string
+	Limit  int // 0 = all
+}
+
+// Instances lists instances, newest mark first.
+func (s *Store) Instances(ctx context.Context, f Filter) ([]Instance, error) {
+	query, args := "SELECT "+instanceColumns+" FROM instance WHERE true", []any{}
+	if len(f.States) > 0 {
+		query += " AND state IN (" + marks(len(f.States)) + ")"
+		for _, st := range f.States {
+			args = append(args, st)
+		}
+	}
+	if f.Reason != "" {
+		query += " AND (instr(reason, ?) > 0 OR instr(last_error, ?) > 0)"
+		args = append(args, f.Reason, f.Reason)
+	}
+	if f.Study != "" {
+		query += " AND study_id = ?"
+		args = append(args, f.Study)
+	}
+	query += " ORDER BY marked_at DESC, id"
+	if f.Limit > 0 {
+		query += fmt.Sprintf(" LIMIT %d", f.Limit)
+	}
+	return collect(ctx, s.read, scanInstance, query, args...)
+}
+
+// FileUUIDs returns the stored file that the router last worked on, for those of ids that it knows.
+func (s *Store) FileUUIDs(ctx context.Context, ids []string) (map[string]string, error) {
+	out := make(map[string]string, len(ids))
+	for start := 0; start < len(ids); start += 500 {
+		part := ids[start:min(start+500, len(ids))]
+		args := make([]any, len(part))
+		for i, id := range part {
+			args[i] = id
+		}
+		list, err := collect(ctx, s.read, scanInstance, "SELECT "+instanceColumns+" FROM instance WHERE id IN ("+marks(len(part))+")", args...)
+		if err != nil {
+			return nil, err
+		}
+		for _, i := range list {
+			out[i.ID] = i.FileUUID
+		}
+	}
+	return out, nil
+}
