@@ -1,0 +1,231 @@
+// Package config reads the router's one YAML file, the environment and the secret files, and refuses what is wrong with file,
+// line and a suggestion. It compiles the rules, and it knows neither Orthanc's API nor the model's files.
+package config
+
+import (
+	"time"
+
+	"imagingrouter/sidecar/internal/bodypart"
+	"imagingrouter/sidecar/internal/rules"
+)
+
+// Config is the whole configuration. docs/configuration.md says what each key means.
+type Config struct {
+	Orthanc      Orthanc       `yaml:"orthanc"`
+	Server       Server        `yaml:"server"`
+	Database     Database      `yaml:"database"`
+	Intake       Intake        `yaml:"intake"`
+	Picture      Picture       `yaml:"picture"`
+	Model        Model         `yaml:"model"`
+	Jobs         Jobs          `yaml:"jobs"`
+	Review       Review        `yaml:"review"`
+	Publish      Publish       `yaml:"publish"`
+	Forwarding   Forwarding    `yaml:"forwarding"`
+	Destinations []Destination `yaml:"destinations"`
+	RuleList     []rules.Rule  `yaml:"rules"`
+	Log          Log           `yaml:"log"`
+
+	Path     string     `yaml:"-"` // the file that was read, "" for the defaults
+	Rules    *rules.Set `yaml:"-"` // RuleList, compiled
+	Warnings []string   `yaml:"-"` // what works and is probably not meant, for the log
+}
+
+// Orthanc says how the archive is reached.
+type Orthanc struct {
+	URL          string        `yaml:"url"`
+	Username     string        `yaml:"username"`
+	PasswordFile string        `yaml:"password_file"`
+	CAFile       string        `yaml:"ca_file"`
+	Timeout      time.Duration `yaml:"timeout"`
+	Headers      Headers       `yaml:"headers"`
+
+	Password Secret `yaml:"-"` // the content of PasswordFile
+}
+
+// Server is the router's own HTTP server: the hook, health and metrics.
+type Server struct {
+	Listen        string   `yaml:"listen"`
+	HookTokenFile string   `yaml:"hook_token_file"`
+	MetricsOpen   bool     `yaml:"metrics_open"`
+	MaxBody       ByteSize `yaml:"max_body"`
+
+	HookToken Secret `yaml:"-"` // the content of HookTokenFile
+}
+
+// Database is the one SQLite file that holds the queue and the story of each instance.
+type Database struct {
+	Path string        `yaml:"path"`
+	Keep time.Duration `yaml:"keep"` // 0 = for ever
+}
+
+// Intake says how the router learns of new instances and which of them it looks at.
+type Intake struct {
+	Follower         bool          `yaml:"follower"`
+	From             string        `yaml:"from"` // FromNow or FromBeginning
+	PollInterval     time.Duration `yaml:"poll_interval"`
+	Batch            int           `yaml:"batch"`
+	Overlap          int           `yaml:"overlap"` // changes that are read again before the cursor
+	SOPClasses       []string      `yaml:"sop_classes"`
+	SecondaryCapture bool          `yaml:"secondary_capture"`
+	Modalities       []string      `yaml:"modalities"` // empty = any
+}
+
+// The values of Intake.From.
+const (
+	FromNow       = "now"
+	FromBeginning = "beginning"
+)
+
+// SecondaryCaptureSOPClass is the SOP class that intake.secondary_capture adds (Secondary Capture Image Storage).
+const SecondaryCaptureSOPClass = "1.2.840.10008.5.1.4.1.1.7"
+
+// AcceptedSOPClasses returns SOPClasses, and Secondary Capture where the site switched it on.
+func (i Intake) AcceptedSOPClasses() []string {
+	classes := append([]string(nil), i.SOPClasses...)
+	if i.SecondaryCapture {
+		classes = append(classes, SecondaryCaptureSOPClass)
+	}
+	return classes
+}
+
+// Picture bounds what the decoding of one instance may take.
+type Picture struct {
+	GDCMConv          string        `yaml:"gdcmconv"` // "" = look in PATH, "-" = off
+	ChildTimeout      time.Duration `yaml:"child_timeout"`
+	ChildMemory       ByteSize      `yaml:"child_memory"`
+	MaxFile           ByteSize      `yaml:"max_file"`
+	MaxPixels         int64         `yaml:"max_pixels"`
+	OrthancTranscoder bool          `yaml:"orthanc_transcoder"`
+}
+
+// Model names the network and what runs it.
+type Model struct {
+	Dir         string                     `yaml:"dir"`
+	ONNXRuntime string                     `yaml:"onnxruntime"` // "" = search
+	Provider    string                     `yaml:"provider"`
+	Threads     int                        `yaml:"threads"` // 0 = all cores
+	Thresholds  map[bodypart.Class]float64 `yaml:"thresholds"`
+}
+
+// Jobs holds the workers of the queue and how often they try.
+type Jobs struct {
+	ClassifyWorkers int           `yaml:"classify_workers"` // 0 = one for each core
+	PublishWorkers  int           `yaml:"publish_workers"`
+	DeliverWorkers  int           `yaml:"deliver_workers"` // for each destination
+	MaxAttempts     int           `yaml:"max_attempts"`
+	BackoffMax      time.Duration `yaml:"backoff_max"`
+}
+
+// Review holds the limits of age.
+type Review struct {
+	ChildUpToYears float64   `yaml:"child_up_to_years"`
+	AmbiguousYears []float64 `yaml:"ambiguous_years"` // [from, to], empty = off
+}
+
+// Publish says what is written to Orthanc.
+type Publish struct {
+	LabelPrefix   string        `yaml:"label_prefix"`
+	LabelLevels   []string      `yaml:"label_levels"` // LevelStudy, LevelSeries, LevelInstance
+	Metadata      Metadata      `yaml:"metadata"`
+	SweepInterval time.Duration `yaml:"sweep_interval"`
+	SweepAge      time.Duration `yaml:"sweep_age"`
+}
+
+// The values of Publish.LabelLevels.
+const (
+	LevelStudy    = "study"
+	LevelSeries   = "series"
+	LevelInstance = "instance"
+)
+
+// Metadata holds the numbers of our metadata in Orthanc.
+type Metadata struct {
+	BodyPart int `yaml:"body_part"`
+	Result   int `yaml:"result"`
+	Marker   int `yaml:"marker"`
+}
+
+// Forwarding is the main switch; off means labels only.
+type Forwarding struct {
+	Enabled     bool          `yaml:"enabled"`
+	RouteMaxAge time.Duration `yaml:"route_max_age"`
+	Copies      bool          `yaml:"copies"`
+}
+
+// Destination is a place that rules can name.
+type Destination struct {
+	Name          string        `yaml:"name"`
+	Peer          string        `yaml:"peer"`
+	FromUsernames []string      `yaml:"from_usernames"`
+	FromAETs      []string      `yaml:"from_aets"`
+	Timeout       time.Duration `yaml:"timeout"`
+}
+
+// Log says how much is written and how.
+type Log struct {
+	Level  string `yaml:"level"`
+	Format string `yaml:"format"`
+}
+
+// Default returns the configuration of an empty file. It has no destination and no rule, and forwards nothing.
+func Default() *Config {
+	return &Config{
+		Orthanc:  Orthanc{URL: "http://localhost:8042", Timeout: 30 * time.Second},
+		Server:   Server{Listen: ":8081", MaxBody: 1 << 20},
+		Database: Database{Path: "/var/lib/imaging-router/router.db", Keep: 8760 * time.Hour},
+		Intake: Intake{
+			Follower:     true,
+			From:         FromNow,
+			PollInterval: time.Second,
+			Batch:        500,
+			Overlap:      200,
+			SOPClasses: []string{
+				"1.2.840.10008.5.1.4.1.1.1",     // Computed Radiography
+				"1.2.840.10008.5.1.4.1.1.1.1",   // Digital X-Ray, for presentation
+				"1.2.840.10008.5.1.4.1.1.1.1.1", // Digital X-Ray, for processing
+				"1.2.840.10008.5.1.4.1.1.12.1",  // X-Ray Angiographic
+				"1.2.840.10008.5.1.4.1.1.12.2",  // X-Ray Radiofluoroscopic
+			},
+		},
+		Picture: Picture{ChildTimeout: 20 * time.Second, ChildMemory: 2 << 30, MaxFile: 512 << 20, MaxPixels: 100_000_000},
+		Model:   Model{Dir: "models/mobilenet-v1-160", Provider: "cpu"},
+		Jobs:    Jobs{PublishWorkers: 4, DeliverWorkers: 1, MaxAttempts: 20, BackoffMax: 10 * time.Minute},
+		Review:  Review{ChildUpToYears: 12, AmbiguousYears: []float64{13, 17}},
+		Publish: Publish{
+			LabelPrefix:   "bodypart-",
+			LabelLevels:   []string{LevelStudy, LevelSeries},
+			Metadata:      Metadata{BodyPart: 5110, Result: 5111, Marker: 5113},
+			SweepInterval: time.Hour,
+			SweepAge:      720 * time.Hour,
+		},
+		Forwarding: Forwarding{RouteMaxAge: 24 * time.Hour},
+		Log:        Log{Level: "info", Format: "auto"},
+	}
+}
+
+// setDefaults is called before an entry of the list is read.
+func (d *Destination) setDefaults() { *d = Destination{Timeout: 10 * time.Minute} }
+
+// DestinationNames returns the names that rules can use.
+func (c *Config) DestinationNames() []string {
+	names := make([]string, 0, len(c.Destinations))
+	for _, d := range c.Destinations {
+		names = append(names, d.Name)
+	}
+	return names
+}
+
+// Policy joins the limits of the configuration with the thresholds of the model; the configuration's thresholds win.
+func (c *Config) Policy(model map[bodypart.Class]float64) bodypart.Policy {
+	p := bodypart.Policy{Thresholds: map[bodypart.Class]float64{}, ChildUpTo: c.Review.ChildUpToYears, AmbiguousMin: 1, AmbiguousMax: 0}
+	for class, t := range model {
+		p.Thresholds[class] = t
+	}
+	for class, t := range c.Model.Thresholds {
+		p.Thresholds[class] = t
+	}
+	if len(c.Review.AmbiguousYears) == 2 {
+		p.AmbiguousMin, p.AmbiguousMax = c.Review.AmbiguousYears[0], c.Review.AmbiguousYears[1]
+	}
+	return p
+}

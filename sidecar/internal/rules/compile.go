@@ -1,0 +1,195 @@
+package rules
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+
+	"cel.dev/cel-go/cel"
+	"cel.dev/cel-go/common"
+
+	"imagingrouter/sidecar/internal/suggest"
+)
+
+// The variables of an expression.
+const (
+	varClass         = "class"
+	varConfidence    = "confidence"
+	varReview        = "review"
+	varProbabilities = "probabilities"
+)
+
+func variableNames() []string { return []string{varClass, varConfidence, varProbabilities, varReview} }
+
+// Place is a spot in the list of rules, counted from 0, so that the caller can name file, line and column.
+type Place struct {
+	Rule   int    // index in the list
+	Key    string // "name", "when" or "to"
+	Item   int    // index in "to"
+	Line   int    // in "when": line of the expression, from 1
+	Column int    // in "when": column of that line in characters, from 1
+}
+
+// Locator turns a place into text such as "config.yaml:31:11". Compile uses Place.String when it is nil.
+type Locator func(Place) string
+
+// String names the place without a file, for example "rules[2].when:1:4".
+func (p Place) String() string {
+	switch p.Key {
+	case "when":
+		return fmt.Sprintf("rules[%d].when:%d:%d", p.Rule, p.Line, p.Column)
+	case "to":
+		return fmt.Sprintf("rules[%d].to[%d]", p.Rule, p.Item)
+	default:
+		return fmt.Sprintf("rules[%d].%s", p.Rule, p.Key)
+	}
+}
+
+// Problem is one reason why a list of rules cannot be used.
+type Problem struct {
+	At      string // from the Locator
+	Message string // names the rule, and what exists instead
+}
+
+// Error reads "at: message".
+func (p Problem) Error() string { return p.At + ": " + p.Message }
+
+// Compile checks the whole list against the names of the destinations and returns it ready for use. The error joins every
+// Problem that was found (errors.Join), so that one run shows all of them.
+func Compile(list []Rule, destinations []string, locate Locator) (*Set, error) {
+	if locate == nil {
+		locate = Place.String
+	}
+	env, err := newEnv()
+	if err != nil {
+		return nil, fmt.Errorf("prepare the rule language: %w", err)
+	}
+	c := compiler{env: env, destinations: destinations, locate: locate, names: map[string]int{}}
+	set := &Set{}
+	for i, rule := range list {
+		if r, ok := c.rule(i, rule); ok {
+			set.rules = append(set.rules, r)
+		}
+	}
+	if len(c.problems) > 0 {
+		return nil, errors.Join(c.problems...)
+	}
+	return set, nil
+}
+
+func newEnv() (*cel.Env, error) {
+	return cel.NewEnv(
+		cel.Variable(varClass, cel.StringType),
+		cel.Variable(varConfidence, cel.DoubleType),
+		cel.Variable(varReview, cel.BoolType),
+		cel.Variable(varProbabilities, cel.MapType(cel.StringType, cel.DoubleType)),
+		// "confidence >= 1" is a sensible thing to write.
+		cel.CrossTypeNumericComparisons(true),
+		cel.ParserExpressionSizeLimit(10_000),
+	)
+}
+
+type compiler struct {
+	env          *cel.Env
+	destinations []string
+	locate       Locator
+	names        map[string]int
+	problems     []error
+}
+
+func (c *compiler) fail(at Place, rule Rule, format string, args ...any) {
+	who := fmt.Sprintf("rules[%d]", at.Rule)
+	if rule.Name != "" {
+		who = fmt.Sprintf("rule %q", rule.Name)
+	}
+	c.problems = append(c.problems, Problem{At: c.locate(at), Message: who + ": " + fmt.Sprintf(format, args...)})
+}
+
+func (c *compiler) rule(i int, rule Rule) (compiled, bool) {
+	before := len(c.problems)
+	c.name(i, rule)
+	c.to(i, rule)
+	r := compiled{Rule: rule}
+	r.To = slices.Clone(rule.To)
+	c.when(i, rule, &r)
+	return r, len(c.problems) == before
+}
+
+func (c *compiler) name(i int, rule Rule) {
+	at := Place{Rule: i, Key: "name"}
+	if strings.TrimSpace(rule.Name) == "" {
+		c.fail(at, rule, "needs a name")
+		return
+	}
+	if first, taken := c.names[rule.Name]; taken {
+		c.fail(at, rule, "the name is already taken by rules[%d]", first)
+		return
+	}
+	c.names[rule.Name] = i
+}
+
+func (c *compiler) to(i int, rule Rule) {
+	if len(rule.To) == 0 {
+		c.fail(Place{Rule: i, Key: "to"}, rule, "names no destination in \"to\"")
+	}
+	for k, d := range rule.To {
+		switch {
+		case len(c.destinations) == 0:
+			c.fail(Place{Rule: i, Key: "to", Item: k}, rule, "unknown destination %q: the configuration has no destinations", d)
+		case !slices.Contains(c.destinations, d):
+			c.fail(Place{Rule: i, Key: "to", Item: k}, rule, "unknown destination %q%s", d, suggest.DidYouMean(d, c.destinations))
+		case slices.Index(rule.To, d) < k:
+			c.fail(Place{Rule: i, Key: "to", Item: k}, rule, "destination %q is named twice", d)
+		}
+	}
+}
+
+func (c *compiler) when(i int, rule Rule, r *compiled) {
+	start := Place{Rule: i, Key: "when", Line: 1, Column: 1}
+	if strings.TrimSpace(rule.When) == "" {
+		c.fail(start, rule, "needs an expression in \"when\" (\"true\" matches every result that is not under review)")
+		return
+	}
+	ast, issues := c.env.Compile(rule.When)
+	if issues.Err() != nil {
+		for _, e := range issues.Errors() {
+			at := start
+			at.Line, at.Column = e.Location.Line(), e.Location.Column()+1
+			c.fail(at, rule, "%s", explain(e))
+		}
+		return
+	}
+	if t := ast.OutputType(); !t.IsExactType(cel.BoolType) {
+		c.fail(start, rule, "the expression must be true or false, it is of type %s", t)
+		return
+	}
+	r.mention = mentioned(ast)
+	for _, slip := range wrongClasses(ast) {
+		at := start
+		at.Line, at.Column = slip.line, slip.column
+		c.fail(at, rule, "%s", slip.message)
+	}
+	program, err := c.env.Program(ast, cel.EvalOptions(cel.OptOptimize))
+	if err != nil {
+		c.fail(start, rule, "%v", err)
+		return
+	}
+	r.program = program
+}
+
+var undeclared = regexp.MustCompile(`^undeclared reference to '([^']+)'`)
+
+// explain turns CEL's message into one that says what exists instead.
+func explain(e *common.Error) string {
+	if m := undeclared.FindStringSubmatch(e.Message); m != nil {
+		text := fmt.Sprintf("%q does not exist", m[1])
+		if near, ok := suggest.Nearest(m[1], variableNames()); ok {
+			text += fmt.Sprintf(", did you mean %q?", near)
+		}
+		return text + " (a rule can use: " + strings.Join(variableNames(), ", ") + ")"
+	}
+	message, _, _ := strings.Cut(e.Message, "\n")
+	return strings.TrimPrefix(message, "Syntax error: ")
+}
