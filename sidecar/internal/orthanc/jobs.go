@@ -1,0 +1,137 @@
+package orthanc
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"net/url"
+	"strings"
+)
+
+// Peer is another Orthanc to which this one can send. Its password never leaves Orthanc.
+type Peer struct {
+	URL      string `json:"Url"`
+	Username string
+}
+
+// Peers returns the peers of Orthanc's configuration by name.
+func (c *Client) Peers(ctx context.Context) (map[string]Peer, error) {
+	var peers map[string]Peer
+	err := c.getJSON(ctx, "/peers", "expand", &peers)
+	return peers, err
+}
+
+// PeerSystem asks a peer, through Orthanc, what it is: the proof that Orthanc reaches it and that its credentials hold.
+// IsUnknownPeer tells a name that is not configured; a peer that does not answer is an *Error of status 500.
+func (c *Client) PeerSystem(ctx context.Context, name string) (System, error) {
+	return c.systemAt(ctx, "/peers/"+url.PathEscape(name)+"/system")
+}
+
+// StoreToPeer has Orthanc send resources to a peer and returns the job that does it, which Job follows to its end. userData comes back
+// in the job where Orthanc keeps it (System.KeepsUserData). It is never repeated here: every success is one more job.
+//
+// A resource that is gone is a 404 up to Orthanc 1.12 and a 500 ("Internal error") since 1.13: ask for the instance to know.
+func (c *Client) StoreToPeer(ctx context.Context, peer string, resources []string, priority int, userData map[string]string) (string, error) {
+	for _, id := range resources {
+		if err := checkID("store to peer "+peer, id); err != nil {
+			return "", err
+		}
+	}
+	request := map[string]any{"Resources": resources, "Asynchronous": true, "Permissive": false, "Priority": priority}
+	if len(userData) > 0 {
+		s, err := c.known(ctx)
+		if err != nil {
+			return "", err
+		}
+		if s.KeepsUserData() {
+			request["UserData"] = userData
+		}
+	}
+	path := "/peers/" + url.PathEscape(peer) + "/store"
+	a, err := c.do(ctx, call{method: http.MethodPost, path: path, body: request})
+	if err != nil {
+		return "", err
+	}
+	var job struct{ ID string }
+	if err := a.decode(path, &job); err != nil {
+		return "", err
+	}
+	if job.ID == "" {
+		return "", errors.New("orthanc: " + path + ": the answer names no job")
+	}
+	return job.ID, nil
+}
+
+// The states of a job. Pending and Running go on by themselves; Paused waits for a person.
+const (
+	JobPending = "Pending"
+	JobRunning = "Running"
+	JobSuccess = "Success"
+	JobFailure = "Failure"
+	JobPaused  = "Paused"
+	JobRetry   = "Retry"
+)
+
+// Job is one of Orthanc's jobs. Only the last JobsHistorySize finished ones are kept, so a 404 means unknown, not failed.
+type Job struct {
+	ID               string
+	Type             string
+	State            string
+	ErrorCode        int // 0 success, 9 network protocol; Orthanc's enumeration
+	ErrorDescription string
+	ErrorDetails     string
+	Progress         int // percent
+	Priority         int
+	CreationTime     string            // UTC, see ParseTime
+	CompletionTime   string            // empty until the end
+	UserData         map[string]string // what the submitter gave; empty when it was not an object of strings
+	Content          map[string]any
+}
+
+// Ended says whether the job has come to its end, good or bad.
+func (j Job) Ended() bool { return j.State == JobSuccess || j.State == JobFailure }
+
+// FailedInstances returns how many instances a sending job says it could not send; a job that succeeded should say 0.
+func (j Job) FailedInstances() int {
+	n, ok := j.Content["FailedInstancesCount"].(float64)
+	if !ok {
+		return 0
+	}
+	return int(n)
+}
+
+// UnmarshalJSON takes UserData of any kind, since other programs submit jobs too.
+func (j *Job) UnmarshalJSON(text []byte) error {
+	type plain Job
+	var a struct {
+		plain
+
+		UserData json.RawMessage
+	}
+	if err := json.Unmarshal(text, &a); err != nil {
+		return err
+	}
+	*j = Job(a.plain)
+	if json.Unmarshal(a.UserData, &j.UserData) != nil {
+		j.UserData = nil
+	}
+	return nil
+}
+
+// Job returns one job.
+func (c *Client) Job(ctx context.Context, id string) (Job, error) {
+	if len(id) != 36 || strings.Trim(id, "0123456789abcdef-") != "" {
+		return Job{}, checkID("job", "")
+	}
+	var job Job
+	err := c.getJSON(ctx, "/jobs/"+id, "", &job)
+	return job, err
+}
+
+// Jobs returns all jobs that Orthanc still knows.
+func (c *Client) Jobs(ctx context.Context) ([]Job, error) {
+	var jobs []Job
+	err := c.getJSON(ctx, "/jobs", "expand", &jobs)
+	return jobs, err
+}
