@@ -1,0 +1,180 @@
+package picture
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"image/jpeg"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/suyashkumar/dicom/pkg/tag"
+	"github.com/suyashkumar/dicom/pkg/uid"
+)
+
+func (r *Reader) readDICOM(ctx context.Context, file []byte) (*Picture, error) {
+	watch := newStopwatch()
+	d, err := open(file, r.options.MaxOutput)
+	if err != nil {
+		return nil, err
+	}
+	p := &Picture{Header: d.header()}
+	format, err := d.pixelsToRead(p.Header.Frames, r.options.MaxPixels)
+	if err != nil {
+		return nil, err
+	}
+	p.Header.Rows, p.Header.Columns, p.Header.BitsStored = format.rows, format.columns, format.stored
+	watch.step("parse", "%s", syntaxName(d.syntax))
+
+	raster, how, err := r.decodePixels(ctx, d, format)
+	if err != nil {
+		return nil, err
+	}
+	defer raster.release()
+	watch.step("decode", "%s, %d of %d bits", how, raster.format.stored, raster.format.allocated)
+	p.Width, p.Height = raster.format.columns, raster.format.rows
+
+	g, err := d.rescale(raster, d.padding(raster.format), watch)
+	if err != nil {
+		return nil, err
+	}
+	c, detail, flat := d.chooseVOI(g, raster.format.signed)
+	if flat { // nothing to see in either polarity: black
+		p.Blank, c = true, func(float64) float64 { return 0 }
+	} else {
+		p.Blank = g.blank(c)
+	}
+	inverted := !flat && d.inverted(raster.format)
+	p.Pixels = g.display(c, inverted)
+	watch.step("voi", "%s", detail)
+	if inverted {
+		watch.step("invert", "%s", raster.format.photometric)
+	}
+	p.Steps = watch.steps
+	return p, nil
+}
+
+// inverted says whether small values are bright: MONOCHROME1, or MONOCHROME2 with Presentation LUT Shape INVERSE.
+func (d *dataset) inverted(f pixelFormat) bool {
+	switch f.photometric {
+	case "MONOCHROME1":
+		return true
+	case "MONOCHROME2":
+		return strings.EqualFold(d.text(presentationShape), "INVERSE")
+	default:
+		return false
+	}
+}
+
+// pixelsToRead says what there is to decode, or why there is nothing.
+func (d *dataset) pixelsToRead(frames int, maxPixels int64) (pixelFormat, error) {
+	if _, ok := d.elements[pixelDataTag]; !ok {
+		for _, t := range []tag.Tag{floatPixelDataTag, doublePixelDataTag, tag.PixelDataProviderURL} {
+			if _, ok := d.elements[t]; ok {
+				return pixelFormat{}, failure(NotAPicture, "%s instead of %s", name(t), name(pixelDataTag))
+			}
+		}
+		return pixelFormat{}, failure(NotAPicture, "no %s", name(pixelDataTag))
+	}
+	if frames > 1 {
+		return pixelFormat{}, failure(NotAPicture, "multi-frame, %d frames", frames)
+	}
+	return d.format(maxPixels)
+}
+
+// nativeSyntaxes are those whose pixel data is not encapsulated.
+var nativeSyntaxes = []string{
+	uid.ImplicitVRLittleEndian, uid.ExplicitVRLittleEndian, uid.ExplicitVRBigEndian, uid.DeflatedExplicitVRLittleEndian,
+}
+
+// decodePixels returns the stored values, and says in a word or two how it came by them.
+func (r *Reader) decodePixels(ctx context.Context, d *dataset, f pixelFormat) (*raster, string, error) {
+	pixels := d.elements[pixelDataTag]
+	padding := d.padding(f)
+	if !pixels.encapsulated {
+		if len(pixels.value) == 0 {
+			return nil, "", failure(NotAPicture, "%s is empty", name(pixelDataTag))
+		}
+		wordSwapped := f.allocated == 8 && pixels.order == binary.BigEndian && pixels.vr == "OW"
+		raster, err := decodeNative(f, pixels.value, pixels.order, wordSwapped, padding)
+		return raster, "native", err
+	}
+	if slices.Contains(nativeSyntaxes, d.syntax) {
+		return nil, "", failure(Malformed, "%s is encapsulated, but %s is not", name(pixelDataTag), syntaxName(d.syntax))
+	}
+	stream := bytes.Join(pixels.fragments, nil)
+	if len(pixels.fragments) == 1 {
+		stream = pixels.fragments[0]
+	}
+	switch d.syntax {
+	case encapsulatedLittle:
+		raster, err := decodeNative(f, stream, binary.LittleEndian, false, padding)
+		return raster, "native fragments", err
+	case deflatedImageFrame:
+		inflated, err := inflate(stream, f.bytes()+1)
+		if err != nil {
+			return nil, "", err
+		}
+		raster, err := decodeNative(f, inflated, binary.LittleEndian, false, padding)
+		return raster, "inflated", err
+	case jpegBaseline:
+		raster, err := r.decodeJPEG(f, stream)
+		if raster != nil || err != nil {
+			return raster, "JPEG baseline", err
+		}
+	}
+	return r.decodeElsewhere(ctx, d, f)
+}
+
+// decodeJPEG decodes an 8-bit JPEG in Go. It returns neither raster nor error where Go's decoder cannot, so that another one may try.
+func (r *Reader) decodeJPEG(f pixelFormat, stream []byte) (*raster, error) {
+	config, err := jpeg.DecodeConfig(bytes.NewReader(stream))
+	if err != nil {
+		return nil, nil //nolint:nilnil,nilerr // the comment says why
+	}
+	if int64(config.Width)*int64(config.Height) > r.options.MaxPixels {
+		return nil, failure(TooLarge, "%d × %d pixels in the JPEG are more than %d", config.Width, config.Height, r.options.MaxPixels)
+	}
+	img, err := jpeg.Decode(bytes.NewReader(stream))
+	if err != nil {
+		return nil, nil //nolint:nilnil,nilerr // as above
+	}
+	f.rows, f.columns, f.allocated, f.stored, f.shift, f.signed = config.Height, config.Width, 8, 8, 0, false
+	levels := ordinaryLevels(img)
+	if strings.HasPrefix(f.photometric, "MONOCHROME") && f.samples == 1 {
+		codes := newCodes(f.pixels())
+		for i := range codes {
+			codes[i] = uint16(levels.at(i)*255 + 0.5)
+		}
+		return &raster{format: f, codes: codes}, nil
+	}
+	if f.samples == 1 {
+		return nil, failure(Malformed, "%s goes with no JPEG", name(tag.PhotometricInterpretation))
+	}
+	f.photometric = "YBR_FULL" // what JPEG is inside, whatever the header says
+	values := make([]float32, f.pixels())
+	for i := range values {
+		values[i] = levels.at(i) * 255
+	}
+	return &raster{format: f, values: values}, nil
+}
+
+// pixelBuffers keeps what Picture.Release gave back.
+var pixelBuffers = sync.Pool{New: func() any { return new([]float32) }}
+
+func newPixels(n int) []float32 {
+	b := *pixelBuffers.Get().(*[]float32)
+	if cap(b) < n {
+		return make([]float32, n)
+	}
+	return b[:n]
+}
+
+// Release gives the pixels back for the next picture. It may be called once, when nothing uses them any more, or not at all.
+func (p *Picture) Release() {
+	if p.Pixels != nil {
+		pixelBuffers.Put(&p.Pixels)
+		p.Pixels = nil
+	}
+}
