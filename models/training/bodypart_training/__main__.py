@@ -6,6 +6,10 @@ import sys
 
 # Modules are imported when their command runs: `picture` needs no PyTorch and starts in a fraction of a second.
 COMMANDS = {
+    "prepare": "read a folder of DICOM, PNG or JPEG files and a CSV into one cache for training",
+    "train": "train the network that a configuration describes, or go on where a run stopped",
+    "evaluate": "measure a run: figures with intervals, temperature, thresholds, mistakes",
+    "export": "write model.onnx, model.yaml, figures.json and reference.json of a measured run",
     "picture": "write the network's input for files, to compare with the router's picture stage",
 }
 
