@@ -139,3 +139,12 @@ func versionOf(path string) []int {
 	}
 	return numbers
 }
+
+// Runtime loads ONNX Runtime and returns its version and where it lies. The argument is that of Options.Library.
+func Runtime(library string) (version, path string, err error) {
+	path, err = openLibrary(library)
+	if err != nil {
+		return "", "", err
+	}
+	return ort.GetVersion(), path, nil
+}
