@@ -31,6 +31,7 @@ type Instance struct {
 	Metadata map[string]string
 	Labels   []string
 	FileSize int64
+	FileUUID string // of the stored file; an overwrite gives a new one
 }
 
 // ReceivedAt returns when Orthanc stored the instance, to the second. Orthanc writes ReceptionDate in UTC.
@@ -70,6 +71,7 @@ type bulkAnswer struct {
 	MainDicomTags map[string]string
 	Metadata      map[string]string
 	FileSize      int64
+	FileUUID      string `json:"FileUuid"`
 }
 
 // Instance returns one instance with its metadata. An error for which IsNotFound holds says that it is not (or no longer) there.
@@ -107,7 +109,7 @@ func (c *Client) Instances(ctx context.Context, ids []string) ([]Instance, error
 		}
 		instances = append(instances, Instance{
 			ID: a.ID, ParentSeries: a.ParentSeries, ParentStudy: study[a.ParentSeries],
-			MainDicomTags: a.MainDicomTags, Metadata: a.Metadata, Labels: a.Labels, FileSize: a.FileSize,
+			MainDicomTags: a.MainDicomTags, Metadata: a.Metadata, Labels: a.Labels, FileSize: a.FileSize, FileUUID: a.FileUUID,
 		})
 	}
 	return instances, nil

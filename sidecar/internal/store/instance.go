@@ -66,6 +66,11 @@ type Instance struct {
 	FinishedAt  time.Time
 }
 
+// HasResult says whether the instance's last result still holds: not when it ended in another way since.
+func (i Instance) HasResult() bool {
+	return i.State == StateDue || i.State == StateClassified || i.State == StatePublished
+}
+
 const instanceColumns = `id, state, reason, due, done, classify_job, publish_job, source, forward, series_id, study_id, file_uuid,
 	content_md5, model, misses, last_error, received_at, first_marked, marked_at, finished_at`
 
@@ -89,7 +94,9 @@ type querier interface {
 }
 
 // Instance returns the row of one instance, ErrUnknown when there is none.
-func (s *Store) Instance(ctx context.Context, id string) (Instance, error) { return instance(ctx, s.read, id) }
+func (s *Store) Instance(ctx context.Context, id string) (Instance, error) {
+	return instance(ctx, s.read, id)
+}
 
 func instance(ctx context.Context, q querier, id string) (Instance, error) {
 	i, err := scanInstance(q.QueryRowContext(ctx, "SELECT "+instanceColumns+" FROM instance WHERE id = ?", id))
@@ -152,17 +159,34 @@ func (s *Store) Classified(ctx context.Context, tx *sql.Tx, id string, seen int6
 	return instance(ctx, tx, id)
 }
 
-// Published notes within tx that Orthanc shows the instance's result.
-func (s *Store) Published(ctx context.Context, tx *sql.Tx, id string) error {
-	_, err := tx.ExecContext(ctx, `UPDATE instance SET state = CASE WHEN state = 'classified' THEN 'published' ELSE state END,
-		finished_at = CASE WHEN state = 'classified' THEN ? ELSE finished_at END, publish_job = 0, last_error = '' WHERE id = ?`, s.millis(), id)
-	return wrap(err, "note publication of instance %s", id)
+// Publication is what Published found.
+type Publication struct {
+	Instance
+	Published bool // false: a newer classification came while the job ran, and is still to be published
 }
 
-// Ended notes within tx that the instance reached a terminal state other than published. seen as in Classified.
-func (s *Store) Ended(ctx context.Context, tx *sql.Tx, id string, seen int64, state State, reason string, fileUUID string) (Instance, error) {
-	_, err := tx.ExecContext(ctx, `UPDATE instance SET done = ?, state = CASE WHEN due > ? THEN 'due' ELSE ? END, reason = ?,
-		file_uuid = ?, classify_job = 0, misses = 0, last_error = '', finished_at = ? WHERE id = ?`, seen, seen, state, reason, fileUUID, s.millis(), id)
+// Published notes within tx that Orthanc shows the result of the classification that had seen the mark done, and that no publish job
+// works on the instance any more.
+func (s *Store) Published(ctx context.Context, tx *sql.Tx, id string, done int64) (Publication, error) {
+	_, err := tx.ExecContext(ctx, `UPDATE instance SET publish_job = 0, last_error = '',
+		finished_at = CASE WHEN state = 'classified' AND done = ? THEN ? ELSE finished_at END,
+		state = CASE WHEN state = 'classified' AND done = ? THEN 'published' ELSE state END WHERE id = ?`, done, s.millis(), done, id)
+	if err != nil {
+		return Publication{}, fmt.Errorf("note publication of instance %s: %w", id, err)
+	}
+	i, err := instance(ctx, tx, id)
+	return Publication{Instance: i, Published: i.State != StateClassified}, err
+}
+
+// Ended notes within tx that the instance reached a terminal state other than published, found by the job of the given kind (classify
+// or publish), which is over with it. seen as in Classified.
+func (s *Store) Ended(ctx context.Context, tx *sql.Tx, id, kind string, seen int64, state State, reason, fileUUID string) (Instance, error) {
+	job := map[string]string{"classify": "classify_job", "publish": "publish_job"}[kind]
+	if job == "" {
+		return Instance{}, fmt.Errorf("end instance %s: unknown kind of job %q", id, kind)
+	}
+	_, err := tx.ExecContext(ctx, `UPDATE instance SET done = max(done, ?), state = CASE WHEN due > ? THEN 'due' ELSE ? END, reason = ?,
+		file_uuid = ?, misses = 0, last_error = '', finished_at = ?, `+job+` = 0 WHERE id = ?`, seen, seen, state, reason, fileUUID, s.millis(), id)
 	if err != nil {
 		return Instance{}, fmt.Errorf("end instance %s: %w", id, err)
 	}

@@ -183,3 +183,6 @@ func toMillis(t time.Time) int64 {
 	}
 	return t.UnixMilli()
 }
+
+// Reader is the handle for reading, which never waits for the writing connection.
+func (s *Store) Reader() *sql.DB { return s.read }

@@ -1,0 +1,278 @@
+// Package jobs is the durable queue: River on the router's own SQLite file, with the three kinds of job that an instance passes
+// through. It knows how jobs are stored, retried and taken up after a crash, and nothing of what they do.
+package jobs
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"log/slog"
+	"math/rand/v2"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/riverqueue/river"
+	"github.com/riverqueue/river/riverdriver/riversqlite"
+	"github.com/riverqueue/river/rivermigrate"
+	"github.com/riverqueue/river/rivertype"
+	"github.com/rs/zerolog"
+)
+
+// The three kinds of job. Their arguments name rows of our own tables, which hold everything else.
+type (
+	// Classify looks at one instance: fetch, picture, network, result.
+	Classify struct {
+		Instance string `json:"instance"`
+	}
+	// Publish writes an instance's result into Orthanc and creates its deliveries.
+	Publish struct {
+		Instance string `json:"instance"`
+	}
+	// Deliver brings one instance to one destination.
+	Deliver struct {
+		Delivery string `json:"delivery"`
+	}
+)
+
+// Kind is River's name of the job.
+func (Classify) Kind() string { return "classify" }
+
+// Kind is River's name of the job.
+func (Publish) Kind() string { return "publish" }
+
+// Kind is River's name of the job.
+func (Deliver) Kind() string { return "deliver" }
+
+// Priority orders jobs within a queue: lower runs first.
+type Priority int
+
+// The priorities: what has just arrived goes before what is replayed.
+const (
+	Live   Priority = 2
+	Replay Priority = 3
+)
+
+// Workers does the work. Each method ends the job itself, with Complete in the transaction that stores its outcome, or returns an
+// error: Later for "not now, and no attempt spent", any other for "failed, try again".
+type Workers interface {
+	Classify(ctx context.Context, job *river.Job[Classify]) error
+	Publish(ctx context.Context, job *river.Job[Publish]) error
+	Deliver(ctx context.Context, job *river.Job[Deliver]) error
+}
+
+// Options sizes the queue.
+type Options struct {
+	ClassifyWorkers int
+	PublishWorkers  int
+	DeliverWorkers  int           // for each destination
+	Destinations    []string      // each has a queue of its own, so that a dead one stops no other
+	MaxAttempts     int           // of classify and publish; deliveries are bounded in time instead
+	BackoffMax      time.Duration // longest pause between attempts
+	StopTimeout     time.Duration // how long running jobs may take to finish after Stop
+	Logger          zerolog.Logger
+}
+
+// Queue inserts jobs, and works them after Start.
+type Queue struct {
+	client *river.Client[*sql.Tx]
+	db     *sql.DB
+	opts   Options
+}
+
+// deliverAttempts is River's limit for deliveries, which are bounded by time (give_up_after) and not by a count.
+const deliverAttempts = 30000
+
+// Open brings River's tables up to date and returns a queue on db. workers may be nil for a queue that only inserts.
+func Open(ctx context.Context, db *sql.DB, workers Workers, o Options) (*Queue, error) {
+	driver := riversqlite.New(db)
+	// River narrates its migrations; a log line on every start helps nobody.
+	quiet := slog.New(slog.DiscardHandler)
+	migrator, err := rivermigrate.New(driver, &rivermigrate.Config{Logger: quiet})
+	if err != nil {
+		return nil, fmt.Errorf("open queue: %w", err)
+	}
+	if _, err := migrator.Migrate(ctx, rivermigrate.DirectionUp, nil); err != nil {
+		return nil, fmt.Errorf("open queue: migrate: %w", err)
+	}
+	config := &river.Config{
+		Logger: slog.New(zerolog.NewSlogHandler(o.Logger.Level(zerolog.WarnLevel))),
+	}
+	if workers != nil {
+		config.Workers = bundle(workers)
+		config.Queues = o.queues()
+		config.RetryPolicy = backoff{o.BackoffMax}
+		config.FetchCooldown = 5 * time.Millisecond
+		config.FetchPollInterval = 250 * time.Millisecond // a net under the notifications, which come within 50 ms
+		config.JobTimeout = 10 * time.Minute
+		config.RescueStuckJobsAfter = time.Hour // never in one process; Recover does it at once at the next start
+		config.CompletedJobRetentionPeriod = time.Hour
+		config.CancelledJobRetentionPeriod = 30 * 24 * time.Hour
+		config.DiscardedJobRetentionPeriod = 30 * 24 * time.Hour
+		config.SoftStopTimeout = o.StopTimeout
+	}
+	client, err := river.NewClient(driver, config)
+	if err != nil {
+		return nil, fmt.Errorf("open queue: %w", err)
+	}
+	return &Queue{client: client, db: db, opts: o}, nil
+}
+
+func (o Options) queues() map[string]river.QueueConfig {
+	queues := map[string]river.QueueConfig{
+		"classify": {MaxWorkers: max(1, o.ClassifyWorkers)},
+		"publish":  {MaxWorkers: max(1, o.PublishWorkers)},
+	}
+	for _, d := range o.Destinations {
+		queues[deliverQueue(d)] = river.QueueConfig{MaxWorkers: max(1, o.DeliverWorkers)}
+	}
+	return queues
+}
+
+var notInQueueName = regexp.MustCompile(`[^a-z0-9]+`)
+
+// deliverQueue returns the queue of a destination. River allows few characters in a name; the checksum keeps two destinations
+// apart whose names differ in the others.
+func deliverQueue(destination string) string {
+	plain := strings.Trim(notInQueueName.ReplaceAllString(strings.ToLower(destination), "_"), "_")
+	if len(plain) > 60 {
+		plain = strings.Trim(plain[:60], "_")
+	}
+	return strings.Trim(fmt.Sprintf("deliver_%s", plain), "_") + fmt.Sprintf("_%08x", crc32.ChecksumIEEE([]byte(destination)))
+}
+
+// Start works jobs until Stop, or until ctx ends: then running jobs get StopTimeout to finish before they are interrupted.
+func (q *Queue) Start(ctx context.Context) error {
+	if err := q.client.Start(ctx); err != nil {
+		return fmt.Errorf("start queue: %w", err)
+	}
+	return nil
+}
+
+// Stop lets running jobs finish, at most StopTimeout, and returns when all have ended.
+func (q *Queue) Stop(ctx context.Context) error {
+	err := q.client.Stop(ctx)
+	if errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+// Stopped is closed when all work has ended.
+func (q *Queue) Stopped() <-chan struct{} { return q.client.Stopped() }
+
+// HoldDeliveries pauses or resumes the queues of all destinations. What runs is not interrupted.
+func (q *Queue) HoldDeliveries(ctx context.Context, hold bool) error {
+	for _, d := range q.opts.Destinations {
+		change := q.client.QueueResume
+		if hold {
+			change = q.client.QueuePause
+		}
+		if err := change(ctx, deliverQueue(d), nil); err != nil && !errors.Is(err, rivertype.ErrNotFound) {
+			return fmt.Errorf("hold deliveries to %s: %w", d, err)
+		}
+	}
+	return nil
+}
+
+// Recover takes up what a crash left behind, before Start: jobs that were running go back to the queue without costing an attempt,
+// and the seat of the leader (who wakes sleeping jobs) is free at once. The caller holds the store's lock, so no other process
+// works these jobs.
+func (q *Queue) Recover(ctx context.Context) (int64, error) {
+	res, err := q.db.ExecContext(ctx, `UPDATE river_job SET state = 'available', attempt = max(0, attempt - 1) WHERE state = 'running'`)
+	if err != nil {
+		return 0, fmt.Errorf("take up interrupted jobs: %w", err)
+	}
+	if _, err := q.db.ExecContext(ctx, "DELETE FROM river_leader"); err != nil {
+		return 0, fmt.Errorf("take up interrupted jobs: %w", err)
+	}
+	return res.RowsAffected()
+}
+
+// Classify enqueues the classification of an instance within tx and returns the job's number.
+func (q *Queue) Classify(ctx context.Context, tx *sql.Tx, instance string, p Priority) (int64, error) {
+	return q.insert(ctx, tx, Classify{Instance: instance}, &river.InsertOpts{Queue: "classify", Priority: int(p), MaxAttempts: q.opts.attempts()})
+}
+
+// Publish enqueues the publication of an instance within tx and returns the job's number.
+func (q *Queue) Publish(ctx context.Context, tx *sql.Tx, instance string, p Priority) (int64, error) {
+	return q.insert(ctx, tx, Publish{Instance: instance}, &river.InsertOpts{Queue: "publish", Priority: int(p), MaxAttempts: q.opts.attempts()})
+}
+
+// Deliver enqueues a delivery within tx and returns the job's number.
+func (q *Queue) Deliver(ctx context.Context, tx *sql.Tx, delivery, destination string) (int64, error) {
+	return q.insert(ctx, tx, Deliver{Delivery: delivery}, &river.InsertOpts{Queue: deliverQueue(destination), Priority: int(Live), MaxAttempts: deliverAttempts})
+}
+
+func (o Options) attempts() int {
+	if o.MaxAttempts > 0 {
+		return o.MaxAttempts
+	}
+	return 20
+}
+
+func (q *Queue) insert(ctx context.Context, tx *sql.Tx, args river.JobArgs, o *river.InsertOpts) (int64, error) {
+	res, err := q.client.InsertTx(ctx, tx, args, o)
+	if err != nil {
+		return 0, fmt.Errorf("enqueue %s: %w", args.Kind(), err)
+	}
+	return res.Job.ID, nil
+}
+
+// Complete ends a job within tx, the one that stores its outcome.
+func Complete[T river.JobArgs](ctx context.Context, tx *sql.Tx, job *river.Job[T]) error {
+	if _, err := river.JobCompleteTx[*riversqlite.Driver](ctx, tx, job); err != nil {
+		return fmt.Errorf("complete %s job %d: %w", job.Kind, job.ID, err)
+	}
+	return nil
+}
+
+// Later says: not now; try again after d, and do not count this attempt.
+func Later(d time.Duration) error { return river.JobSnooze(d) }
+
+// Last says whether this attempt is the last that the job has.
+func Last(row *rivertype.JobRow) bool { return row.Attempt >= row.MaxAttempts }
+
+// backoff spaces the attempts of a failing job: 1 s, 2 s, 4 s … up to max, each ± 20 % so that a thousand instances that failed
+// together do not come back together.
+type backoff struct{ max time.Duration }
+
+// NextRetry implements river.ClientRetryPolicy.
+func (b backoff) NextRetry(job *rivertype.JobRow) time.Time {
+	return time.Now().UTC().Add(b.pause(len(job.Errors) + 1))
+}
+
+func (b backoff) pause(failures int) time.Duration {
+	d := b.max
+	if failures < 30 {
+		d = min(b.max, time.Second<<(failures-1))
+	}
+	return time.Duration(float64(d) * (0.8 + 0.4*rand.Float64())) //nolint:gosec // jitter needs no secrecy
+}
+
+type worker[T river.JobArgs] struct {
+	river.WorkerDefaults[T]
+	work func(context.Context, *river.Job[T]) error
+}
+
+// Work implements river.Worker. A job that the shutdown interrupted goes back to the queue as if it had not begun.
+func (w *worker[T]) Work(ctx context.Context, job *river.Job[T]) error {
+	err := w.work(ctx, job)
+	if err != nil && errors.Is(context.Cause(ctx), rivertype.ErrJobCancelledRemotely) {
+		return err
+	}
+	if err != nil && errors.Is(ctx.Err(), context.Canceled) {
+		return river.JobSnooze(0)
+	}
+	return err
+}
+
+func bundle(w Workers) *river.Workers {
+	b := river.NewWorkers()
+	river.AddWorker(b, &worker[Classify]{work: w.Classify})
+	river.AddWorker(b, &worker[Publish]{work: w.Publish})
+	river.AddWorker(b, &worker[Deliver]{work: w.Deliver})
+	return b
+}

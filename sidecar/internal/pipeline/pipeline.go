@@ -1,0 +1,185 @@
+// Package pipeline wires the rooms together: what the three jobs do, in which order, and what an error of each step means. It holds
+// no logic of its own beyond that, and it never calls Orthanc inside a database transaction.
+package pipeline
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"runtime"
+	"time"
+
+	"github.com/riverqueue/river"
+	"github.com/riverqueue/river/rivertype"
+	"github.com/rs/zerolog"
+
+	"imagingrouter/sidecar/internal/bodypart"
+	"imagingrouter/sidecar/internal/classifier"
+	"imagingrouter/sidecar/internal/delivery"
+	"imagingrouter/sidecar/internal/intake"
+	"imagingrouter/sidecar/internal/jobs"
+	"imagingrouter/sidecar/internal/metrics"
+	"imagingrouter/sidecar/internal/orthanc"
+	"imagingrouter/sidecar/internal/picture"
+	"imagingrouter/sidecar/internal/publish"
+	"imagingrouter/sidecar/internal/rules"
+	"imagingrouter/sidecar/internal/store"
+)
+
+// Pipeline does the work of the three jobs. It implements jobs.Workers.
+type Pipeline struct {
+	Orthanc      *orthanc.Client
+	Store        *store.Store
+	Queue        *jobs.Queue
+	Marker       *intake.Marker
+	Objects      intake.Objects
+	Reader       *picture.Reader
+	Classifier   *classifier.Classifier
+	Policy       bodypart.Policy
+	Publisher    *publish.Publisher
+	Rules        *rules.Set
+	Peers        *delivery.Peers
+	Destinations map[string]delivery.Destination
+	Forwarding   *Forwarding
+	Metrics      *metrics.Metrics
+	Log          zerolog.Logger
+
+	RouteMaxAge  time.Duration // older instances are labelled, not forwarded
+	GiveUpAfter  time.Duration // a delivery that has not succeeded by then has failed
+	Copies       bool          // forward what Orthanc's modify and anonymise made
+	GonePause    time.Duration // between two 404 answers before an instance counts as deleted
+	Transcoder   bool          // let Orthanc decode what nothing here can
+	DecodeTries  int           // attempts when the machine, not the file, failed to decode
+	ReconnectGap time.Duration // pause of a job while Orthanc cannot be reached
+}
+
+// ended is the terminal outcome of an instance. It travels as an error so that each step can end the job.
+type ended struct {
+	state  store.State
+	reason string
+}
+
+func (e *ended) Error() string { return string(e.state) + ": " + e.reason }
+
+// guard runs one attempt of a job about an instance and gives every error its meaning: a panic fails the attempt, an Orthanc that
+// cannot be reached costs none, the last attempt ends the instance as failed, and the rest is tried again.
+func (p *Pipeline) guard(ctx context.Context, row *rivertype.JobRow, id string, work func() error, end func(*ended) error) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = p.failed(ctx, row, id, fmt.Errorf("panic in %s: %s", row.Kind, panicText(v)), end)
+		}
+	}()
+	err = work()
+	var e *ended
+	var snooze *rivertype.JobSnoozeError
+	switch {
+	case err == nil || errors.As(err, &snooze) || ctx.Err() != nil:
+		return err
+	case errors.As(err, &e):
+		return end(e)
+	case orthanc.IsUnreachable(err):
+		p.Metrics.Retry(row.Kind)
+		p.trouble(ctx, row, id, err, "Orthanc cannot be reached; the job waits")
+		return jobs.Later(jitter(p.ReconnectGap))
+	}
+	return p.failed(ctx, row, id, err, end)
+}
+
+func (p *Pipeline) failed(ctx context.Context, row *rivertype.JobRow, id string, err error, end func(*ended) error) error {
+	p.Metrics.Retry(row.Kind)
+	p.trouble(ctx, row, id, err, "attempt failed")
+	if jobs.Last(row) {
+		return end(&ended{store.StateFailed, fmt.Sprintf("%s failed %d times, at last: %v", row.Kind, row.Attempt, err)})
+	}
+	return err
+}
+
+// trouble logs the error once, here at the top of the job, and leaves it in the instance's story.
+func (p *Pipeline) trouble(ctx context.Context, row *rivertype.JobRow, id string, err error, message string) {
+	p.Log.Warn().Err(err).Str("instance", id).Str("kind", row.Kind).Int64("job", row.ID).Int("attempt", row.Attempt).Msg(message)
+	noted := p.Store.Tx(ctx, func(tx *sql.Tx) error {
+		return p.Store.AddEvent(ctx, tx, store.Event{InstanceID: id, Stage: row.Kind, Job: row.ID, Attempt: row.Attempt, Outcome: "error", Detail: err.Error()})
+	})
+	if row.Kind != (jobs.Deliver{}).Kind() { // a delivery has a row of its own for its last error
+		noted = errors.Join(noted, p.Store.Trouble(ctx, id, err.Error()))
+	}
+	if noted != nil {
+		p.Log.Error().Err(noted).Str("instance", id).Msg("the error could not be noted")
+	}
+}
+
+// panicText leaves out every panic value but the Go runtime's: a library may panic with what it was reading.
+func panicText(v any) string {
+	var fault runtime.Error
+	if err, ok := v.(error); ok && errors.As(err, &fault) {
+		return fault.Error()
+	}
+	return "panic"
+}
+
+// jitter spreads d by ± 20 %, so that a thousand jobs that wait for Orthanc do not come back at once.
+func jitter(d time.Duration) time.Duration {
+	return time.Duration(float64(d) * (0.8 + 0.4*rand.Float64())) //nolint:gosec // jitter needs no secrecy
+}
+
+// missing answers a 404: deleted, when Orthanc itself is well and says so again after a pause.
+func (p *Pipeline) missing(ctx context.Context, id string) error {
+	if _, err := p.Orthanc.System(ctx); err != nil {
+		return err
+	}
+	n, err := p.Store.Missed(ctx, id)
+	if err != nil {
+		return err
+	}
+	if n < 2 {
+		return jobs.Later(p.GonePause)
+	}
+	return &ended{store.StateGone, "deleted in Orthanc"}
+}
+
+// endInstance stores a terminal outcome and completes the job. seen is the mark that the work answered. What the instance had given
+// to its study's labels is taken back.
+func endInstance[T river.JobArgs](ctx context.Context, p *Pipeline, job *river.Job[T], row store.Instance, seen int64, fileUUID string, e *ended) error {
+	err := p.Store.Tx(ctx, func(tx *sql.Tx) error {
+		after, err := p.Store.Ended(ctx, tx, row.ID, job.Kind, seen, e.state, e.reason, fileUUID)
+		if err != nil {
+			return err
+		}
+		if err := p.again(ctx, tx, after); err != nil {
+			return err
+		}
+		if err := p.Store.AddEvent(ctx, tx, store.Event{InstanceID: row.ID, Stage: job.Kind, Job: job.ID, Attempt: job.Attempt, Outcome: string(e.state), Detail: e.reason}); err != nil {
+			return err
+		}
+		return jobs.Complete(ctx, tx, job)
+	})
+	if err != nil {
+		return err
+	}
+	p.Metrics.Ended(string(e.state))
+	level := zerolog.InfoLevel
+	if e.state == store.StateFailed {
+		level = zerolog.ErrorLevel
+	}
+	p.Log.WithLevel(level).Str("instance", row.ID).Str("state", string(e.state)).Str("reason", e.reason).Int64("job", job.ID).Int("attempt", job.Attempt).Msg("instance ended")
+	if row.StudyID != "" {
+		if err := p.Publisher.Labels(ctx, row); err != nil && !orthanc.IsNotFound(err) {
+			p.Log.Warn().Err(err).Str("instance", row.ID).Msg("labels of the study could not be brought in line; the sweep will")
+		}
+	}
+	return nil
+}
+
+// again enqueues a further classification within tx when a mark came while the job ran.
+func (p *Pipeline) again(ctx context.Context, tx *sql.Tx, after store.Instance) error {
+	if after.Done >= after.Due || after.ClassifyJob != 0 {
+		return nil
+	}
+	job, err := p.Queue.Classify(ctx, tx, after.ID, jobs.Live)
+	if err != nil {
+		return err
+	}
+	return p.Store.SetClassifyJob(ctx, tx, after.ID, job)
+}

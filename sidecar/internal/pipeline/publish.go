@@ -1,0 +1,151 @@
+package pipeline
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/riverqueue/river"
+
+	"imagingrouter/sidecar/internal/bodypart"
+	"imagingrouter/sidecar/internal/jobs"
+	"imagingrouter/sidecar/internal/orthanc"
+	"imagingrouter/sidecar/internal/rules"
+	"imagingrouter/sidecar/internal/store"
+)
+
+// Publish writes an instance's result into Orthanc, and marks it published together with the deliveries that the rules name.
+func (p *Pipeline) Publish(ctx context.Context, job *river.Job[jobs.Publish]) error {
+	row, err := p.Store.Instance(ctx, job.Args.Instance)
+	if err != nil {
+		return err
+	}
+	return p.guard(ctx, job.JobRow, row.ID, func() error { return p.publish(ctx, job, row) },
+		func(e *ended) error { return endInstance(ctx, p, job, row, row.Done, row.FileUUID, e) })
+}
+
+func (p *Pipeline) publish(ctx context.Context, job *river.Job[jobs.Publish], row store.Instance) error {
+	began := time.Now()
+	result, known, err := p.Store.Result(ctx, row.ID, row.ContentMD5, row.Model)
+	if err != nil {
+		return err
+	}
+	if !known || !row.HasResult() {
+		return p.finishPublish(ctx, job, row, nil, "superseded", "the instance ended in the meantime: "+string(row.State), began)
+	}
+	inst, err := p.Orthanc.Instance(ctx, row.ID)
+	if err != nil {
+		return p.orMissing(ctx, row.ID, err)
+	}
+	if inst.FileUUID != row.FileUUID { // overwritten since: this result is not the new content's
+		if err := p.Marker.Mark(ctx, store.SourceFollower, row.ID); err != nil {
+			return err
+		}
+		return p.finishPublish(ctx, job, row, nil, "superseded", "overwritten in the meantime: marked again", began)
+	}
+	clock := newStages(p)
+	if err := p.Publisher.Result(ctx, result); err != nil {
+		return p.orMissing(ctx, row.ID, err)
+	}
+	clock.next("metadata")
+	if err := p.Publisher.Labels(ctx, row); err != nil {
+		return p.orMissing(ctx, row.ID, err)
+	}
+	clock.next("labels")
+	matches, why, err := p.routes(ctx, row, inst, result)
+	if err != nil {
+		return err
+	}
+	if err := p.finishPublish(ctx, job, row, matches, "published", why, began); err != nil {
+		return err
+	}
+	if row.Forward && row.FinishedAt.IsZero() {
+		p.Metrics.Labelled(time.Since(row.MarkedAt))
+	}
+	p.Log.Info().Str("instance", row.ID).Str("label", result.Label(p.Publisher.Prefix)).Str("routes", why).Int64("job", job.ID).Int("attempt", job.Attempt).
+		Dur("took", time.Since(began)).Msg("published")
+	return nil
+}
+
+// finishPublish ends the job: published, and one delivery for each destination, in one transaction. When a newer classification came
+// while the job ran, it is enqueued anew instead.
+func (p *Pipeline) finishPublish(ctx context.Context, job *river.Job[jobs.Publish], row store.Instance, matches []rules.Match, outcome, why string, began time.Time) error {
+	return p.Store.Tx(ctx, func(tx *sql.Tx) error {
+		done, err := p.Store.Published(ctx, tx, row.ID, row.Done)
+		if err != nil {
+			return err
+		}
+		if !done.Published {
+			if err := p.enqueuePublish(ctx, tx, done.Instance); err != nil {
+				return err
+			}
+		}
+		for _, m := range matches {
+			for _, destination := range m.Destinations {
+				if err := p.addDelivery(ctx, tx, row, m.Rule, destination); err != nil {
+					return err
+				}
+			}
+		}
+		if err := p.Store.AddEvent(ctx, tx, store.Event{InstanceID: row.ID, Stage: job.Kind, Job: job.ID, Attempt: job.Attempt,
+			Outcome: outcome, Detail: why, Took: time.Since(began)}); err != nil {
+			return err
+		}
+		return jobs.Complete(ctx, tx, job)
+	})
+}
+
+func (p *Pipeline) addDelivery(ctx context.Context, tx *sql.Tx, row store.Instance, rule, destination string) error {
+	d, created, err := p.Store.AddDelivery(ctx, tx, store.Delivery{
+		InstanceID: row.ID, ContentMD5: row.ContentMD5, Destination: destination, Rule: rule, ReceivedAt: row.ReceivedAt,
+	})
+	if err != nil || !created {
+		return err
+	}
+	job, err := p.Queue.Deliver(ctx, tx, d.ID, destination)
+	if err != nil {
+		return err
+	}
+	return p.Store.SetDeliveryJob(ctx, tx, d.ID, job)
+}
+
+// routes returns where the rules send the result, and a sentence that says why there and not elsewhere.
+func (p *Pipeline) routes(ctx context.Context, row store.Instance, inst orthanc.Instance, r bodypart.Result) ([]rules.Match, string, error) {
+	on, err := p.Forwarding.Creates(ctx)
+	if err != nil {
+		return nil, "", err
+	}
+	age := time.Since(row.ReceivedAt)
+	_, modified := inst.Metadata["ModifiedFrom"]
+	_, anonymised := inst.Metadata["AnonymizedFrom"]
+	switch {
+	case !on:
+		return nil, "not forwarded: forwarding is off (pilot mode)", nil
+	case !row.Forward:
+		return nil, "not forwarded: marked by " + string(row.Source) + ", which labels only", nil
+	case age > p.RouteMaxAge:
+		return nil, fmt.Sprintf("not forwarded: received %s ago, route_max_age is %s", age.Round(time.Second), p.RouteMaxAge), nil
+	case !p.Copies && (modified || anonymised):
+		return nil, "not forwarded: a copy made by modify or anonymise", nil
+	}
+	var out []rules.Match
+	var words []string
+	for _, m := range p.Rules.Evaluate(rules.Context{Class: r.Class, Confidence: r.Confidence, Review: r.Review, Probabilities: r.Probabilities}) {
+		kept := rules.Match{Rule: m.Rule}
+		for _, name := range m.Destinations {
+			if p.Destinations[name].SentIt(inst) {
+				words = append(words, fmt.Sprintf("not to %s: it came from there", name))
+				continue
+			}
+			kept.Destinations = append(kept.Destinations, name)
+			words = append(words, fmt.Sprintf("to %s by rule %q", name, m.Rule))
+		}
+		out = append(out, kept)
+	}
+	if len(words) == 0 {
+		return nil, "no rule matched", nil
+	}
+	return out, strings.Join(words, "; "), nil
+}
