@@ -230,8 +230,9 @@ here=\$(readlink -f -- "\$0") || exit 127
 root=\${here%/bin/*}
 DCMDICTPATH=\$root/$dictionary
 GCONV_PATH=\$root/usr/lib/$triplet/gconv
-export DCMDICTPATH GCONV_PATH
-exec "\$root/$loader_path" --library-path "\$root/usr/lib/$triplet:\$root/usr/lib/orthanc" "\$root/usr/$program" "\$@"
+LOCPATH=\$root/usr/lib/locale
+export DCMDICTPATH GCONV_PATH LOCPATH
+exec "\$root/$loader_path" --library-path "\$root/usr/lib/$triplet:\$root/usr/lib:\$root/usr/lib/orthanc" "\$root/usr/$program" "\$@"
 WRAPPER
   chmod +x "$root/bin/${program##*/}"
 done
