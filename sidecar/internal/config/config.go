@@ -149,6 +149,7 @@ type Metadata struct {
 type Forwarding struct {
 	Enabled     bool          `yaml:"enabled"`
 	RouteMaxAge time.Duration `yaml:"route_max_age"`
+	GiveUpAfter time.Duration `yaml:"give_up_after"`
 	Copies      bool          `yaml:"copies"`
 }
 
@@ -198,7 +199,7 @@ func Default() *Config {
 			SweepInterval: time.Hour,
 			SweepAge:      720 * time.Hour,
 		},
-		Forwarding: Forwarding{RouteMaxAge: 24 * time.Hour},
+		Forwarding: Forwarding{RouteMaxAge: 24 * time.Hour, GiveUpAfter: 72 * time.Hour},
 		Log:        Log{Level: "info", Format: "auto"},
 	}
 }

@@ -64,8 +64,12 @@ func (r *report) failAt(at position, path, format string, args ...any) {
 	r.problems = append(r.problems, p)
 }
 
+// failed says whether a fault of the value, or of a part of it, is reported already.
 func (r *report) failed(path string) bool {
-	return slices.ContainsFunc(r.problems, func(p Problem) bool { return p.Key == path })
+	return slices.ContainsFunc(r.problems, func(p Problem) bool {
+		rest, ok := strings.CutPrefix(p.Key, path)
+		return ok && (rest == "" || rest[0] == '[' || rest[0] == '.')
+	})
 }
 
 func (r *report) find(path string) position {

@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -28,6 +29,7 @@ func (c *Config) validate(r *report) {
 	required(r, "database.path", c.Database.Path)
 	notNegative(r, "database.keep", c.Database.Keep)
 	positive(r, "forwarding.route_max_age", c.Forwarding.RouteMaxAge)
+	positive(r, "forwarding.give_up_after", c.Forwarding.GiveUpAfter)
 	if c.Forwarding.Enabled && len(c.RuleList) == 0 {
 		c.Warnings = append(c.Warnings, "forwarding.enabled is true and there are no rules: nothing will be forwarded")
 	}
@@ -72,8 +74,8 @@ func (c *Config) validateServer(r *report) {
 }
 
 func isPort(s string) bool {
-	port, err := net.LookupPort("tcp", s)
-	return err == nil && port >= 0
+	_, err := strconv.ParseUint(s, 10, 16)
+	return err == nil
 }
 
 var uid = regexp.MustCompile(`^(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*))+$`)
@@ -142,7 +144,7 @@ func (c *Config) validateReview(r *report) {
 	}
 	const key = "review.ambiguous_years"
 	switch years := c.Review.AmbiguousYears; {
-	case len(years) == 0:
+	case len(years) == 0, r.failed(key):
 	case len(years) != 2:
 		r.fail(key, "must be two ages such as [13, 17], or [] to switch it off (got %d)", len(years))
 	case !(years[0] >= 0 && years[1] <= 150 && years[0] <= years[1]):
@@ -196,6 +198,7 @@ func (c *Config) validateDestinations(r *report) {
 		at := fmt.Sprintf("destinations[%d]", i)
 		first, taken := seen[d.Name]
 		switch {
+		case r.failed(at + ".name"):
 		case d.Name == "":
 			r.fail(at, "needs a name")
 		case !destinationName.MatchString(d.Name):

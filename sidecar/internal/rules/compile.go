@@ -100,20 +100,20 @@ type compiler struct {
 }
 
 func (c *compiler) fail(at Place, rule Rule, format string, args ...any) {
-	who := fmt.Sprintf("rules[%d]", at.Rule)
+	message := fmt.Sprintf(format, args...)
 	if rule.Name != "" {
-		who = fmt.Sprintf("rule %q", rule.Name)
+		message = fmt.Sprintf("rule %q: %s", rule.Name, message)
 	}
-	c.problems = append(c.problems, Problem{At: c.locate(at), Message: who + ": " + fmt.Sprintf(format, args...)})
+	c.problems = append(c.problems, Problem{At: c.locate(at), Message: message})
 }
 
 func (c *compiler) rule(i int, rule Rule) (compiled, bool) {
 	before := len(c.problems)
-	c.name(i, rule)
-	c.to(i, rule)
 	r := compiled{Rule: rule}
 	r.To = slices.Clone(rule.To)
+	c.name(i, rule)
 	c.when(i, rule, &r)
+	c.to(i, rule)
 	return r, len(c.problems) == before
 }
 
@@ -158,6 +158,9 @@ func (c *compiler) when(i int, rule Rule, r *compiled) {
 			at := start
 			at.Line, at.Column = e.Location.Line(), e.Location.Column()+1
 			c.fail(at, rule, "%s", explain(e))
+			if strings.HasPrefix(e.Message, syntaxError) {
+				break // what follows the first one is usually its consequence
+			}
 		}
 		return
 	}
@@ -179,7 +182,13 @@ func (c *compiler) when(i int, rule Rule, r *compiled) {
 	r.program = program
 }
 
-var undeclared = regexp.MustCompile(`^undeclared reference to '([^']+)'`)
+// syntaxError begins the messages of CEL's parser.
+const syntaxError = "Syntax error: "
+
+var (
+	undeclared = regexp.MustCompile(`^undeclared reference to '([^']+)'`)
+	noOverload = regexp.MustCompile(`^found no matching overload for '(?:_?)([^'_]+|_[^']*_)(?:_?)' applied to '([^']*)'`)
+)
 
 // explain turns CEL's message into one that says what exists instead.
 func explain(e *common.Error) string {
@@ -190,6 +199,16 @@ func explain(e *common.Error) string {
 		}
 		return text + " (a rule can use: " + strings.Join(variableNames(), ", ") + ")"
 	}
+	if m := noOverload.FindStringSubmatch(e.Message); m != nil {
+		return fmt.Sprintf("%s cannot be used with values of these types: %s", m[1], strings.Trim(m[2], "()"))
+	}
 	message, _, _ := strings.Cut(e.Message, "\n")
-	return strings.TrimPrefix(message, "Syntax error: ")
+	message = strings.TrimPrefix(message, syntaxError)
+	if strings.HasPrefix(message, "token recognition error at: '=") {
+		return "a single = compares nothing, write =="
+	}
+	if strings.HasPrefix(message, "mismatched input '<EOF>'") {
+		return "the expression ends too early"
+	}
+	return message
 }

@@ -1,9 +1,7 @@
 package rules
 
 import (
-	"fmt"
 	"reflect"
-	"strings"
 	"sync"
 	"testing"
 
@@ -133,6 +131,7 @@ func TestConcurrentUse(t *testing.T) {
 }
 
 func TestCompileErrors(t *testing.T) {
+	const variables = "(a rule can use: class, confidence, probabilities, review)"
 	const five = "abdominal, adult_chest, pediatric_chest, spine, others"
 	to := []string{"pacs"}
 	for name, tc := range map[string]struct {
@@ -149,6 +148,24 @@ func TestCompileErrors(t *testing.T) {
 			`rules[0].when:1:1: rule "a": "Spine" is not a class, did you mean "spine"? (classes: ` + five + `)`},
 		"unknown class in a list": {[]Rule{{"a", "review ||\nclass in [\"spine\", \"hand\"]", to}},
 			`rules[0].when:2:20: rule "a": "hand" is not a class (classes: ` + five + `)`},
+		"unknown key of probabilities": {[]Rule{{"a", `probabilities["chest"] > 0.5 || "hand" in probabilities || probabilities.leg > 0.1`, to}},
+			`rules[0].when:1:15: rule "a": "chest" is not a class, did you mean "adult_chest"? (classes: ` + five + ")\n" +
+				`rules[0].when:1:33: rule "a": "hand" is not a class (classes: ` + five + ")\n" +
+				`rules[0].when:1:60: rule "a": "leg" is not a class (classes: ` + five + `)`},
+		"not a condition": {[]Rule{{"a", `confidence`, to}}, `rules[0].when:1:1: rule "a": the expression must be true or false, it is of type double`},
+		"single =":        {[]Rule{{"a", `class = "spine"`, to}}, `rules[0].when:1:7: rule "a": a single = compares nothing, write ==`},
+		"cut off":         {[]Rule{{"a", `class ==`, to}}, `rules[0].when:1:9: rule "a": the expression ends too early`},
+		"types":           {[]Rule{{"a", `confidence == "high"`, to}}, `rules[0].when:1:12: rule "a": == cannot be used with values of these types: double, string`},
+		"function":        {[]Rule{{"a", `lower(class) == "spine"`, to}}, `rules[0].when:1:6: rule "a": "lower" does not exist ` + variables},
+		"empty":           {[]Rule{{"a", " \n", to}}, `rules[0].when:1:1: rule "a": needs an expression in "when" ("true" matches every result that is not under review)`},
+		"destination":     {[]Rule{{"a", `true`, []string{"pacs", "chest"}}}, `rules[0].to[1]: rule "a": unknown destination "chest", did you mean "chest-ai"?`},
+		"no destination":  {[]Rule{{"a", `true`, nil}}, `rules[0].to[0]: rule "a": names no destination in "to"`},
+		"a name twice":    {[]Rule{{"a", `true`, to}, {"a", `true`, to}}, `rules[1].name: rule "a": the name is already taken by rules[0]`},
+		"all of them": {[]Rule{{"", `clas`, nil}, {"b", `x`, to}},
+			"rules[0].name: needs a name\n" +
+				`rules[0].when:1:1: "clas" does not exist, did you mean "class"? ` + variables + "\n" +
+				`rules[0].to[0]: names no destination in "to"` + "\n" +
+				`rules[1].when:1:1: rule "b": "x" does not exist ` + variables},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := Compile(tc.rules, destinations, nil)
@@ -157,5 +174,4 @@ func TestCompileErrors(t *testing.T) {
 			}
 		})
 	}
-	_ = fmt.Sprint(strings.ToUpper(""))
 }
