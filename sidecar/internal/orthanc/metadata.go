@@ -27,7 +27,8 @@ func (c *Client) Metadata(ctx context.Context, level Level, id string, number in
 }
 
 // PutMetadata writes a value. Orthanc logs an UpdatedMetadata even when it was the same before: compare first.
-// With an ETag it fails (IsConflict) when somebody else has changed the value since.
+// With an ETag it fails (IsConflict) when somebody else has changed the value since, whether or not CheckRevisions is on; where it is on,
+// changing or deleting a value without one fails too.
 func (c *Client) PutMetadata(ctx context.Context, level Level, id string, number int, value, etag string) error {
 	path, err := metadataPath(level, id, number)
 	if err != nil {
@@ -45,9 +46,12 @@ func (c *Client) DeleteMetadata(ctx context.Context, level Level, id string, num
 		return err
 	}
 	_, err = c.do(ctx, call{method: http.MethodDelete, path: path, header: ifMatch(etag), repeat: etag == ""})
-	var e *Error
-	if errors.As(err, &e) && e.Status == http.StatusNotFound && !e.HasBody {
-		return nil
+	if IsNotFound(err) {
+		// The same answer for a value and for a resource that is not there; reading tells them apart.
+		_, found, _, readErr := c.Metadata(ctx, level, id, number)
+		if readErr == nil && !found {
+			return nil
+		}
 	}
 	return err
 }
