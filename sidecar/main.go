@@ -23,8 +23,12 @@ const (
 
 // commands makes the sub-commands; each stands in a file of its own.
 var commands = []func() *cobra.Command{
+	newServeCommand,
+	newCheckCommand,
 	newClassifyCommand,
+	newForwardingCommand,
 	newHealthcheckCommand,
+	newJobsCommand,
 	newPhantomCommand,
 	newVersionCommand,
 }

@@ -2,11 +2,14 @@ package intake
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"sync/atomic"
+	"time"
 
 	"github.com/rs/zerolog"
 
@@ -27,6 +30,8 @@ type Hook struct {
 	MaxBody int64 // bytes
 	Metrics *metrics.Metrics
 	Log     zerolog.Logger
+
+	heard atomic.Int64 // Unix seconds of the last note
 }
 
 type hookBody struct {
@@ -49,7 +54,7 @@ func (h *Hook) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.refuse(w, http.StatusBadRequest, err.Error())
 		return
 	}
-	if err := h.Marker.Mark(r.Context(), store.SourceHook, ids...); err != nil {
+	if err := h.mark(r.Context(), ids); err != nil {
 		h.Log.Error().Err(err).Strs("instances", ids[:min(len(ids), 10)]).Msg("hook: instances could not be marked; the follower will find them")
 		w.Header().Set("Retry-After", "5")
 		h.refuse(w, http.StatusServiceUnavailable, "the instances could not be marked; see the router's log")
@@ -58,6 +63,17 @@ func (h *Hook) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.Metrics.Marked(string(store.SourceHook), len(ids))
 	h.Log.Debug().Strs("instances", ids[:min(len(ids), 10)]).Int("count", len(ids)).Msg("hook: marked as due")
 	answer(w, http.StatusAccepted, map[string]any{"accepted": len(ids)})
+}
+
+// mark marks the instances, and notes now and then that the hook was heard: `check` has no other proof that it is installed.
+func (h *Hook) mark(ctx context.Context, ids []string) error {
+	if err := h.Marker.Mark(ctx, store.SourceHook, ids...); err != nil {
+		return err
+	}
+	if last := h.heard.Load(); time.Now().Unix()-last < 60 || !h.heard.CompareAndSwap(last, time.Now().Unix()) {
+		return nil
+	}
+	return h.Marker.Store.SetSetting(ctx, store.SettingHookHeard, "yes")
 }
 
 func (h *Hook) refuse(w http.ResponseWriter, status int, reason string) {

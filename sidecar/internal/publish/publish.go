@@ -157,7 +157,7 @@ func (p *Publisher) Resource(ctx context.Context, level orthanc.Level, id string
 		return err
 	}
 	if plan.changes() {
-		p.Log.Info().Str("level", string(level)).Str("resource", id).Strs("added", plan.add).Strs("removed", plan.remove).
+		p.Log.Info().Str("resource", string(level)+"/"+id).Strs("added", plan.add).Strs("removed", plan.remove).
 			Strs("left_out", plan.respected).Msg("labels changed")
 	}
 	return nil

@@ -110,13 +110,14 @@ func instance(ctx context.Context, q querier, id string) (Instance, error) {
 }
 
 // Mark notes within tx that an instance is due and returns its row after the mark. A mark while a job runs raises due above what
-// the job has seen, so that the job's end starts it anew. A mark that forwards outweighs one that does not while both are open.
+// the job has seen, so that the job's end starts it anew. A mark that forwards outweighs one that does not while both are open; a command keeps what was meant before.
 func (s *Store) Mark(ctx context.Context, tx *sql.Tx, id string, source Source) (Instance, error) {
 	now := s.millis()
 	_, err := tx.ExecContext(ctx, `INSERT INTO instance (id, state, due, source, forward, first_marked, marked_at)
 		VALUES (?, 'due', 1, ?, ?, ?, ?)
 		ON CONFLICT (id) DO UPDATE SET due = due + 1, state = 'due', reason = '', misses = 0, source = excluded.source,
-			forward = CASE WHEN done < due THEN max(forward, excluded.forward) ELSE excluded.forward END,
+			forward = CASE WHEN excluded.source = 'command' THEN forward
+				WHEN done < due THEN max(forward, excluded.forward) ELSE excluded.forward END,
 			marked_at = CASE WHEN done < due THEN marked_at ELSE excluded.marked_at END, finished_at = 0`,
 		id, source, source.Forwards(), now, now)
 	if err != nil {

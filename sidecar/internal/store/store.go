@@ -145,6 +145,9 @@ func (s *Store) migrate(ctx context.Context) error {
 	return nil
 }
 
+// SettingHookHeard is the setting whose time of change says when Orthanc's hook was last heard, to the minute.
+const SettingHookHeard = "hook_heard"
+
 // Setting returns a setting's value and when it was changed; ok is false when it was never set.
 func (s *Store) Setting(ctx context.Context, name string) (value string, changed time.Time, ok bool, err error) {
 	var at int64

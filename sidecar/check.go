@@ -1,0 +1,238 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"imagingrouter/sidecar/internal/classifier"
+	"imagingrouter/sidecar/internal/config"
+	"imagingrouter/sidecar/internal/orthanc"
+)
+
+func newCheckCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "check",
+		Short: "Prove the configuration against the model, Orthanc, its peers and the hook",
+		Long: `Goes through everything that must fit together and says of each whether it does, and how to mend it: the configuration, the model and
+ONNX Runtime, the decoder for compressed pictures, Orthanc (version, account, labels, registered metadata, jobs), the destinations'
+peers as Orthanc reaches them, the hook as the running router answers it. Nothing is changed and nothing is sent.
+
+Exit status: 0 when nothing is wrong (warnings allowed), 1 otherwise.`,
+		Example: `  imaging-router --config /etc/imaging-router/config.yaml check
+  docker compose exec sidecar imaging-router check`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			r := &checks{out: cmd.OutOrStdout()}
+			c, err := loadConfig(cmd)
+			if err != nil {
+				r.wrong("configuration", err.Error(), "correct the file; docs/configuration.md describes every key")
+				return errSilent
+			}
+			r.ok("configuration", c.Path)
+			for _, w := range c.Warnings {
+				r.warn("configuration", w, "")
+			}
+			ctx, cancel := context.WithTimeout(cmd.Context(), time.Minute)
+			defer cancel()
+			r.model(c)
+			r.decoder(c)
+			r.orthanc(ctx, c)
+			r.hook(ctx, c)
+			if r.failed {
+				return errSilent
+			}
+			return nil
+		},
+	}
+}
+
+// checks writes one line for each finding.
+type checks struct {
+	out    io.Writer
+	failed bool
+}
+
+func (r *checks) line(word, subject, text, mend string) {
+	fmt.Fprintf(r.out, "%-5s  %-14s  %s\n", word, subject, strings.ReplaceAll(text, "\n", "\n"+strings.Repeat(" ", 23)))
+	if mend != "" {
+		fmt.Fprintf(r.out, "%-5s  %-14s  → %s\n", "", "", mend)
+	}
+}
+
+func (r *checks) ok(subject, text string)         { r.line("ok", subject, text, "") }
+func (r *checks) warn(subject, text, mend string) { r.line("warn", subject, text, mend) }
+func (r *checks) wrong(subject, text, mend string) {
+	r.failed = true
+	r.line("WRONG", subject, text, mend)
+}
+
+func (r *checks) model(c *config.Config) {
+	network, err := classifier.Load(c.Model.Dir, classifier.Options{Library: c.Model.ONNXRuntime, Provider: c.Model.Provider, Threads: c.Model.Threads})
+	if err != nil {
+		r.wrong("model", err.Error(), "")
+		return
+	}
+	defer func() { _ = network.Close() }()
+	r.ok("model", fmt.Sprintf("%s, %d px, ONNX Runtime %s (%s)", network.Model().ID(), network.Model().Input.Size, network.RuntimeVersion(), network.Provider()))
+}
+
+func (r *checks) decoder(c *config.Config) {
+	path, version, err := newReader(c).GDCMConv()
+	switch {
+	case c.Picture.GDCMConv == "-":
+		r.warn("decoder", "gdcmconv is switched off: only uncompressed and JPEG baseline pictures are read", "remove picture.gdcmconv: \"-\"")
+	case err != nil:
+		r.wrong("decoder", "gdcmconv: "+err.Error(), "install libgdcm-tools (Debian), or name the program in picture.gdcmconv; without it JPEG lossless, JPEG 2000, JPEG-LS and RLE end as undecodable")
+	default:
+		r.ok("decoder", path+" "+version)
+	}
+}
+
+func (r *checks) orthanc(ctx context.Context, c *config.Config) {
+	client, err := newOrthanc(c)
+	if err != nil {
+		r.wrong("orthanc", err.Error(), "")
+		return
+	}
+	system, err := client.System(ctx)
+	switch {
+	case orthanc.IsDenied(err):
+		r.wrong("orthanc", "Orthanc refuses the account: "+err.Error(), "compare orthanc.username and orthanc.password_file with Orthanc's RegisteredUsers")
+		return
+	case err != nil:
+		r.wrong("orthanc", err.Error(), "is Orthanc running, and is orthanc.url what this machine reaches it by?")
+		return
+	}
+	if !system.AtLeast(1, 12, 0) {
+		r.wrong("orthanc", "version "+system.Version+" has no labels", "use Orthanc 1.12 or newer")
+		return
+	}
+	r.ok("orthanc", fmt.Sprintf("%s at %s", system.Version, c.Orthanc.URL))
+	if !system.HasLabels {
+		r.wrong("labels", "Orthanc's database cannot store labels", "use SQLite, or a database plugin with labels (PostgreSQL 5.0, MySQL 5.0 or newer)")
+	} else {
+		r.ok("labels", "prefix "+c.Publish.LabelPrefix+", on "+strings.Join(c.Publish.LabelLevels, " and "))
+	}
+	r.metadata(c, system)
+	if system.ConcurrentJobs > 0 && system.ConcurrentJobs <= 2 && len(c.Destinations) > 0 {
+		r.warn("jobs", fmt.Sprintf("Orthanc works on %d jobs at a time (ConcurrentJobs): one hanging destination can hold all sending", system.ConcurrentJobs), "set ConcurrentJobs to 8 and JobsHistorySize to 1000")
+	}
+	if last, err := client.LastChange(ctx); err != nil {
+		r.wrong("changes", err.Error(), "the router's account must be allowed to GET /changes")
+	} else {
+		r.ok("changes", fmt.Sprintf("readable, the last is %d", last))
+	}
+	r.peers(ctx, c, client)
+}
+
+func (r *checks) metadata(c *config.Config, system orthanc.System) {
+	wanted := []struct {
+		name   string
+		number int
+	}{{"BodyPart", c.Publish.Metadata.BodyPart}, {"BodyPartResult", c.Publish.Metadata.Result}, {"BodyPartMarker", c.Publish.Metadata.Marker}}
+	var lines []string
+	for _, w := range wanted {
+		if system.UserMetadata[w.name] != w.number {
+			lines = append(lines, fmt.Sprintf("%q: %d", w.name, w.number))
+		}
+		for name, number := range system.UserMetadata {
+			if number == w.number && name != w.name && name != strconv.Itoa(number) {
+				r.warn("metadata", fmt.Sprintf("number %d is registered as %q in Orthanc: another program may write it", number, name), "choose other numbers under publish.metadata")
+			}
+		}
+	}
+	if len(lines) == 0 {
+		r.ok("metadata", "BodyPart, BodyPartResult and BodyPartMarker are registered")
+		return
+	}
+	r.warn("metadata", "not registered by name; the router writes by number, people and Lua scripts want the names",
+		fmt.Sprintf("add to Orthanc's configuration: \"UserMetadata\": {%s}", strings.Join(lines, ", ")))
+}
+
+func (r *checks) peers(ctx context.Context, c *config.Config, client *orthanc.Client) {
+	if len(c.Destinations) == 0 {
+		r.ok("destinations", "none: labels only")
+		return
+	}
+	known, err := client.Peers(ctx)
+	if err != nil {
+		r.wrong("destinations", err.Error(), "the router's account must be allowed to GET /peers")
+		return
+	}
+	for _, d := range c.Destinations {
+		if _, exists := known[d.Peer]; !exists {
+			names := make([]string, 0, len(known))
+			for name := range known {
+				names = append(names, name)
+			}
+			slices.Sort(names)
+			r.wrong("destination", fmt.Sprintf("%s: Orthanc has no peer %q", d.Name, d.Peer), "Orthanc's peers are: "+orDefault(strings.Join(names, ", "), "none")+" (OrthancPeers)")
+			continue
+		}
+		if system, err := client.PeerSystem(ctx, d.Peer); err != nil {
+			r.wrong("destination", fmt.Sprintf("%s: Orthanc does not reach peer %s: %v", d.Name, d.Peer, err), "check the peer's URL, account and certificate in OrthancPeers, and that it runs")
+		} else {
+			r.ok("destination", fmt.Sprintf("%s: peer %s answers, Orthanc %s", d.Name, d.Peer, system.Version))
+		}
+	}
+	if !c.Forwarding.Enabled {
+		r.warn("forwarding", "off by configuration (pilot mode): labels only", "set forwarding.enabled: true when the labels have convinced you")
+	} else {
+		r.ok("forwarding", fmt.Sprintf("on by configuration, %d rules", c.Rules.Len()))
+	}
+}
+
+// hook asks the running router the way Orthanc's Lua hook does, with a body that marks nothing: 400 proves the token, 401 its lack.
+func (r *checks) hook(ctx context.Context, c *config.Config) {
+	_, port, err := net.SplitHostPort(c.Server.Listen)
+	if err != nil {
+		r.wrong("hook", err.Error(), "")
+		return
+	}
+	url := "http://" + net.JoinHostPort("127.0.0.1", port) + "/hooks/stored-instance"
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, url, strings.NewReader("{}"))
+	if err != nil {
+		r.wrong("hook", err.Error(), "")
+		return
+	}
+	request.Header.Set("Authorization", "Bearer "+c.Server.HookToken.Reveal())
+	response, err := (&http.Client{Timeout: 5 * time.Second}).Do(request)
+	if err != nil {
+		r.warn("hook", "no router answers on port "+port+": "+errors.Unwrap(err).Error(), "start `imaging-router serve`, then check again")
+		return
+	}
+	defer func() { _ = response.Body.Close() }()
+	switch response.StatusCode {
+	case http.StatusBadRequest:
+		r.ok("hook", "the running router answers and takes this configuration's token")
+	case http.StatusUnauthorized:
+		r.wrong("hook", "the running router refuses this configuration's token", "restart it after a change of server.hook_token_file, and give Orthanc's Lua hook the same file")
+	default:
+		r.wrong("hook", fmt.Sprintf("something else answers on port %s: HTTP %d", port, response.StatusCode), "choose another port under server.listen")
+	}
+	r.hookHeard(c)
+}
+
+// hookHeard says whether Orthanc's hook was ever heard: the one proof that the Lua script is installed and has the right token.
+func (r *checks) hookHeard(c *config.Config) {
+	at, heard, err := lastHook(c)
+	switch {
+	case err != nil:
+		r.warn("hook in Orthanc", err.Error(), "")
+	case heard:
+		r.ok("hook in Orthanc", "last heard "+clock(at))
+	default:
+		r.warn("hook in Orthanc", "never heard: the follower of /changes will do, about a second slower",
+			"add lua/on-stored-instance.lua to Orthanc's LuaScripts with IMAGING_ROUTER_URL and the token, and send one X-ray")
+	}
+}
