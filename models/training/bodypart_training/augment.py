@@ -26,18 +26,19 @@ class Settings:
     scale: tuple[float, float] = (0.75, 1.15)  # below 1 the picture shrinks inside its plate
     aspect: float = 0.1  # ± of the ratio of the sides
     shift: float = 0.08  # ± of each side
-    crop: float = 0.35  # probability of keeping only a part
-    crop_keep: float = 0.6  # least share of each side that a crop keeps
+    crop: float = 0.2  # probability of keeping only a part
+    crop_keep: float = 0.85  # least share of each side that a crop keeps
     gamma: tuple[float, float] = (0.6, 1.6)
     window: float = 0.5  # probability of a narrower or wider window
     equalise: float = 0.15  # probability of a share of histogram equalisation, as some machines do
     gradient: float = 0.2  # probability of uneven exposure
     invert: float = 0.1
-    borders: float = 0.35  # probability of collimation borders
+    borders: float = 0.3  # probability of collimation borders
+    border_width: float = 0.07  # widest border, as a share of the side
     markers: float = 0.3  # probability of burned-in letters and arrows
     blur: float = 0.15
-    noise: float = 0.3
-    erase: float = 0.25
+    noise: float = 0.2
+    erase: float = 0.2
 
     def __post_init__(self) -> None:
         for name in ("scale", "gamma"):
@@ -52,7 +53,7 @@ def augment(content: np.ndarray, size: int, settings: Settings, rng: np.random.G
     y = _geometry(content, size, settings, rng).astype(np.float32) / 255.0
     y = _exposure(y, settings, rng)
     if rng.random() < settings.borders:
-        _borders(y, rng)
+        _borders(y, settings.border_width, rng)
     if rng.random() < settings.markers:
         y = _markers(y, rng)
     if rng.random() < settings.erase:
@@ -111,7 +112,7 @@ def _exposure(y: np.ndarray, settings: Settings, rng: np.random.Generator) -> np
     return 1 - y if rng.random() < settings.invert else y
 
 
-def _borders(y: np.ndarray, rng: np.random.Generator) -> None:
+def _borders(y: np.ndarray, widest: float, rng: np.random.Generator) -> None:
     """Collimation: dark or bright bands along some of the sides, in place."""
     height, width = y.shape
     shade = rng.choice([0.0, 0.0, 0.0, 1.0, 1.0, rng.random()])
@@ -119,7 +120,7 @@ def _borders(y: np.ndarray, rng: np.random.Generator) -> None:
         if rng.random() < 0.4:
             continue
         across = width if side < 2 else height
-        band = int(rng.uniform(0.01, 0.14) * across)
+        band = int(rng.uniform(0.0, widest) * across)
         if band:
             (y[:, :band], y[:, -band:], y[:band], y[-band:])[side][...] = shade
 

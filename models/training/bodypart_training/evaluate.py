@@ -37,7 +37,7 @@ def add_arguments(parser) -> None:
     parser.add_argument("--splits", nargs="+", default=["val"], help="splits to measure (default val; test once, at the end)")
     parser.add_argument("--precision", type=float, default=0.995, help="precision that the thresholds aim at on val")
     parser.add_argument("--floor", type=float, default=0.8, help="least threshold of a class")
-    parser.add_argument("--small-floor", type=float, default=0.9, help="least threshold of a class with few pictures in val")
+    parser.add_argument("--small-floor", type=float, default=0.9, help="least threshold of a class with few pictures in val; the strictest of the other classes counts as well")
     parser.add_argument("--few", type=int, default=100, help="a class that val shows less often than this has few pictures")
     parser.add_argument("--iterations", type=int, default=10_000, help="bootstrap iterations")
     parser.add_argument("--threads", type=int)
@@ -70,22 +70,30 @@ def read_inputs(rows: list[Row], root: str, spec: picture.Spec) -> np.ndarray:
 
 
 def choose_thresholds(probabilities: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], arguments) -> dict[str, dict]:
-    """Per class: the threshold, and what in the validation split stands behind it."""
-    chosen = {}
+    """Per class: the threshold, and what in the validation split stands behind it.
+
+    A class that the split shows only a few times says little about itself: it takes at least the strictest threshold that a class
+    with enough pictures needed.
+    """
+    chosen: dict[str, dict] = {}
     predicted, confidence = probabilities.argmax(1), probabilities.max(1)
+    own, few = {}, {}
+    for index, name in enumerate(classes):
+        mine = predicted == index
+        own[name] = threshold(confidence[mine], labels[mine] == index, arguments.precision) if mine.any() else 1.0
+        few[name] = int(mine.sum()) < arguments.few
+    strictest = max([arguments.small_floor] + [own[name] for name in classes if not few[name]])
     for index, name in enumerate(classes):
         mine = predicted == index
         right = labels[mine] == index
-        by_precision = threshold(confidence[mine], right, arguments.precision) if mine.any() else 1.0
-        few = int(mine.sum()) < arguments.few
-        value = max(by_precision, arguments.small_floor if few else arguments.floor)
+        value = max(own[name], strictest if few[name] else arguments.floor)
         value = float(np.ceil(value * 1e4) / 1e4)
         above = confidence[mine] >= value
         count, hits = int(above.sum()), int(right[above].sum())
         lower = wilson_lower(hits, count)
         chosen[name] = {
             "threshold": value,
-            "by_precision_alone": round(by_precision, 4),
+            "by_precision_alone": round(own[name], 4),
             "val_predicted": int(mine.sum()),
             "val_above": count,
             "val_above_right": hits,

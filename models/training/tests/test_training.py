@@ -1,3 +1,4 @@
+import argparse
 import contextlib
 import hashlib
 import io
@@ -14,7 +15,7 @@ from bodypart_training import __main__ as command
 from bodypart_training import config, dataset, metrics, networks
 from bodypart_training.augment import Settings, augment
 from bodypart_training.dataset import Row
-from bodypart_training.evaluate import load_run
+from bodypart_training.evaluate import choose_thresholds, load_run
 from bodypart_training.train import Training, learning_rate, predict
 
 from . import synthetic
@@ -83,6 +84,20 @@ class MetricsTest(unittest.TestCase):
         self.assertTrue(0.8 < got < 0.9, got)
         self.assertEqual(metrics.threshold(confidence, ~np.ones(5, bool), 0.995), 1.0)
         self.assertEqual(metrics.threshold(confidence, np.ones(5, bool), 0.995), 0.7)
+
+    def test_a_class_that_val_hardly_shows_takes_the_strictest_threshold(self):
+        labels = np.array([0] * 20 + [1] * 4)
+        probabilities = np.full((24, 2), 0.5)
+        probabilities[:20, 0] = 0.99
+        probabilities[20:, 1] = 0.97
+        labels[3], probabilities[3, 0] = 1, 0.95  # called class 0 with 0.95, and wrong
+        probabilities[:, 1] = np.where(probabilities[:, 1] == 0.5, 1 - probabilities[:, 0], probabilities[:, 1])
+        probabilities[20:, 0] = 0.03
+        asked = argparse.Namespace(precision=0.995, floor=0.8, small_floor=0.9, few=10)
+        got = choose_thresholds(probabilities, labels, ("many", "few"), asked)
+        self.assertTrue(0.95 < got["many"]["threshold"] < 0.99, got)
+        self.assertEqual(got["few"]["threshold"], got["many"]["threshold"])
+        self.assertFalse(got["few"]["supported"])
 
 
 class TrainingTest(unittest.TestCase):
