@@ -12,7 +12,7 @@ type build struct {
 
 var (
 	adult = build{lungWidth: 0.36, lungHeight: 0.74, heart: 0.27, ribs: 9, belly: 0.98}
-	child = build{lungWidth: 0.31, lungHeight: 0.48, heart: 0.34, ribs: 8, belly: 0.74}
+	child = build{lungWidth: 0.31, lungHeight: 0.48, heart: 0.34, ribs: 8, belly: 0.84}
 )
 
 // chest draws a frontal chest: trunk, two lungs, ribs, mediastinum, heart to the patient's left, diaphragm.
@@ -26,7 +26,7 @@ func (s *sketcher) chest(b build) {
 		s.tube(point{side * 0.10, -tall - 0.02}, point{side * (b.belly - 0.12), -tall - 0.10}, 0.035, 0.4) // clavicle
 		s.ellipse(side*(apart+0.02), tall*0.95, b.lungWidth+0.06, tall*0.30, 0, 0.75, 0.6)                 // diaphragm
 		for i := range b.ribs {
-			s.rib(side, -tall+2*tall*(float64(i)+0.4)/float64(b.ribs)-0.08, apart+b.lungWidth, tall)
+			s.rib(side, -tall+2*tall*(float64(i)+0.4)/float64(b.ribs)-0.08, b.belly-0.16, tall)
 		}
 		for range 14 { // vessels fan out of the hilum
 			angle := s.random.Float64()*2.4 - 1.2
@@ -116,7 +116,7 @@ func (s *sketcher) hand() {
 	s.tube(point{0, 1.5}, point{0, 0.6}, 0.30, 0.45)
 	s.ellipse(0, 0.25, 0.42, 0.50, 0, 0.5, 0.7)
 	for range 8 { // carpals
-		s.ellipse(s.about(0.16, 1)*2-0.16, wrist.y+s.about(0.06, 1)-0.03, 0.075, 0.06, s.random.Float64(), 0.45, 0.6)
+		s.ellipse(s.about(0.16, 1)-0.16, wrist.y+s.about(0.06, 1), 0.075, 0.06, s.random.Float64(), 0.45, 0.6)
 	}
 	for finger := range 5 {
 		angle := -0.75 + 0.33*float64(finger) + s.about(0.02, 1)

@@ -29,7 +29,7 @@ func newCanvas(width, height int) *canvas {
 func draw(class bodypart.Class, seed int64, rows, columns int) *canvas {
 	scale := math.Min(1, sketchSide/float64(max(rows, columns)))
 	sketch := newCanvas(max(1, int(float64(columns)*scale)), max(1, int(float64(rows)*scale)))
-	s := &sketcher{canvas: sketch, random: rand.New(rand.NewPCG(uint64(seed), 0x9E3779B97F4A7C15))} //nolint:gosec // a drawing
+	s := &sketcher{canvas: sketch, random: rand.New(rand.NewPCG(uint64(seed), 0x9E3779B97F4A7C15))}
 	s.side = float64(min(sketch.width, sketch.height)) / 2
 	switch class {
 	case bodypart.AdultChest:
@@ -51,7 +51,7 @@ func draw(class bodypart.Class, seed int64, rows, columns int) *canvas {
 		sketch.grey[i] = float32(1 - math.Exp(-0.9*math.Max(float64(a), 0)))
 	}
 	full := sketch.enlarge(columns, rows)
-	noise := rand.New(rand.NewPCG(uint64(seed), 1)) //nolint:gosec // a drawing
+	noise := rand.New(rand.NewPCG(uint64(seed), 1))
 	for i, y := range full.grey {
 		full.grey[i] = float32(math.Min(math.Max(float64(y)+grain*(noise.Float64()+noise.Float64()-1), 0), 1))
 	}
@@ -87,7 +87,7 @@ func wrap(img image.Image) *canvas {
 	c := newCanvas(bounds.Dx(), bounds.Dy())
 	for y := range c.height {
 		for x := range c.width {
-			level := color.Gray16Model.Convert(img.At(bounds.Min.X+x, bounds.Min.Y+y)).(color.Gray16)
+			level, _ := color.Gray16Model.Convert(img.At(bounds.Min.X+x, bounds.Min.Y+y)).(color.Gray16) // the model returns nothing else
 			c.grey[y*c.width+x] = float32(level.Y) / math.MaxUint16
 		}
 	}

@@ -163,6 +163,10 @@ func (f *file) image(o Options) {
 	spacing := strconv.FormatFloat(400/float64(max(o.Rows, o.Columns)), 'f', 4, 64) // a plate of 40 cm
 	f.text(tag.ImagerPixelSpacing, "DS", spacing+`\`+spacing)
 	if o.SOPClass == CR {
+		f.text(tag.ViewPosition, "CS", "")
+		if o.BodyPartExamined == "" { // required, may be empty, unless a body part is named that has no sides
+			f.text(tag.Laterality, "CS", "")
+		}
 		return
 	}
 	f.text(tag.ImageLaterality, "CS", "U")

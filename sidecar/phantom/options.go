@@ -37,7 +37,9 @@ type Options struct {
 	Bits          int         // stored: 8, 12 or 16
 	Monochrome1   bool        // small values bright, as a film
 	Picture       image.Image // wrap this instead of drawing; its grey levels are spread over the bits
-	Window        bool        // write WindowCenter and WindowWidth over the whole range
+	// Window writes WindowCenter and WindowWidth over the whole range. The standard demands them of DX for presentation; a file
+	// without them is what some modalities send all the same.
+	Window bool
 
 	PatientAge       string // VR AS, such as 054Y; by default one that suits Class
 	BodyPartExamined string // left empty by default: the class is for the network to find
@@ -83,6 +85,9 @@ func (o Options) complete() (Options, bodypart.Class, error) {
 	}
 	if o.Picture != nil {
 		o.Rows, o.Columns = o.Picture.Bounds().Dy(), o.Picture.Bounds().Dx()
+		if o.Picture.Bounds().Empty() {
+			return o, "", errors.New("the picture to wrap has no pixels")
+		}
 	}
 	o.Rows, o.Columns = or(o.Rows, DefaultSide), or(o.Columns, DefaultSide)
 	o.Bits = or(o.Bits, DefaultBits)

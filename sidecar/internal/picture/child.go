@@ -94,7 +94,7 @@ func (r *Reader) convert(ctx context.Context, program string, d *dataset) ([]byt
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
 	in, out := filepath.Join(dir, "in.dcm"), filepath.Join(dir, "out.dcm")
-	if err := os.WriteFile(in, d.pixelFile(), 0o600); err != nil {
+	if err := os.WriteFile(in, d.pixelFile(), 0o600); err != nil { //nolint:gosec // in a directory that has just been made
 		return nil, &Error{Kind: Undecodable, Reason: "cannot write a temporary file for gdcmconv", Err: err, Temporary: true}
 	}
 	if err := r.runChild(ctx, program, dir, in, out, syntaxName(d.syntax)); err != nil {
@@ -133,7 +133,7 @@ func (r *Reader) runChild(ctx context.Context, program, dir, in, out, syntax str
 	defer cancel()
 	blocks := r.options.MaxOutput/512 + 1
 	seconds := int64(r.options.ChildTimeout/time.Second) + 1
-	command := exec.CommandContext(ctx, "/bin/sh", "-c", limits, "sh",
+	command := exec.CommandContext(ctx, "/bin/sh", "-c", limits, "sh", //nolint:gosec // the program is the operator's choice, the paths are ours
 		strconv.FormatInt(blocks, 10), strconv.FormatInt(seconds, 10), strconv.FormatInt(r.options.ChildMemory>>10, 10),
 		program, "--raw", in, out)
 	command.Dir, command.Env = dir, childEnvironment(dir)

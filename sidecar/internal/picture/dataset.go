@@ -107,8 +107,8 @@ func datasetEncoding(b []byte, syntax string) encoding {
 }
 
 func inflate(b []byte, limit int64) ([]byte, error) {
-	var out bytes.Buffer
-	n, err := io.Copy(&out, io.LimitReader(flate.NewReader(bytes.NewReader(b)), limit+1))
+	// The first pass only counts: a buffer that grows by doubling would hold three times as much as the file has.
+	n, err := io.Copy(io.Discard, io.LimitReader(flate.NewReader(bytes.NewReader(b)), limit+1))
 	if n > limit {
 		return nil, failure(TooLarge, "deflated data grows beyond %d bytes", limit)
 	}
@@ -116,7 +116,11 @@ func inflate(b []byte, limit int64) ([]byte, error) {
 	if err != nil && (n == 0 || !errors.Is(err, io.ErrUnexpectedEOF)) {
 		return nil, &Error{Kind: Malformed, Reason: "deflated data is broken", Err: err}
 	}
-	return out.Bytes(), nil
+	out := make([]byte, n)
+	if _, err := io.ReadFull(flate.NewReader(bytes.NewReader(b)), out); err != nil {
+		return nil, &Error{Kind: Malformed, Reason: "deflated data is broken", Err: err}
+	}
+	return out, nil
 }
 
 // appendElement writes an element with explicit VR. VRs with a long length take any value, others at most 65534 bytes.

@@ -40,7 +40,7 @@ func (d *dataset) rescale(r *raster, padding paddingRange, watch *stopwatch) (*g
 		watch.step("luminance", "palette")
 		return g, nil
 	}
-	detail := ""
+	var detail string
 	g.table, detail = d.rescaleTable(r.format)
 	for code := range g.table {
 		if padding.contains(r.format.value(uint32(code))) {

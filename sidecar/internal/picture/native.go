@@ -107,19 +107,19 @@ type raster struct {
 }
 
 // codeBuffers keeps the largest buffer of a read; a 3000 × 2500 picture would else cost 15 MB of garbage.
-var codeBuffers = sync.Pool{New: func() any { return new([]uint16) }}
+var codeBuffers = sync.Pool{}
 
 func newCodes(n int) []uint16 {
-	b := *codeBuffers.Get().(*[]uint16)
-	if cap(b) < n {
-		return make([]uint16, n)
+	if b, ok := codeBuffers.Get().(*[]uint16); ok && cap(*b) >= n {
+		return (*b)[:n]
 	}
-	return b[:n]
+	return make([]uint16, n)
 }
 
 func (r *raster) release() {
 	if r.codes != nil {
-		codeBuffers.Put(&r.codes)
+		codes := r.codes
+		codeBuffers.Put(&codes)
 	}
 }
 

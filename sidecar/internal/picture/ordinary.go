@@ -71,7 +71,7 @@ func ordinaryLevels(img image.Image) luminanceLevels {
 	default:
 		return luminanceLevels{func(i int) float32 {
 			c := img.At(bounds.Min.X+i%width, bounds.Min.Y+i/width)
-			n := color.NRGBA64Model.Convert(c).(color.NRGBA64)
+			n, _ := color.NRGBA64Model.Convert(c).(color.NRGBA64) // the model returns nothing else
 			return luminance(float32(n.R), float32(n.G), float32(n.B)) / 65535
 		}}
 	}

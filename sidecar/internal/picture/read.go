@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"image"
 	"image/jpeg"
 	"slices"
 	"strings"
@@ -152,29 +153,48 @@ func (r *Reader) decodeJPEG(f pixelFormat, stream []byte) (*raster, error) {
 	if f.samples == 1 {
 		return nil, failure(Malformed, "%s goes with no JPEG", name(tag.PhotometricInterpretation))
 	}
-	f.photometric = "YBR_FULL" // what JPEG is inside, whatever the header says
 	values := make([]float32, f.pixels())
+	if rgb := storedRGB(f, img, stream); rgb != nil {
+		for i := range values {
+			o := i/f.columns*rgb.YStride + i%f.columns
+			values[i] = luminance(float32(rgb.Y[o]), float32(rgb.Cb[o]), float32(rgb.Cr[o]))
+		}
+		return &raster{format: f, values: values}, nil
+	}
 	for i := range values {
 		values[i] = levels.at(i) * 255
 	}
 	return &raster{format: f, values: values}, nil
 }
 
+// storedRGB returns the components of a JPEG that holds RGB as the header says, though no marker in the JPEG does: Go takes every
+// three components without a marker for YCbCr.
+func storedRGB(f pixelFormat, img image.Image, stream []byte) *image.YCbCr {
+	m, ok := img.(*image.YCbCr)
+	if !ok || f.photometric != "RGB" || m.SubsampleRatio != image.YCbCrSubsampleRatio444 {
+		return nil
+	}
+	if head := stream[:min(len(stream), 4096)]; bytes.Contains(head, []byte("\xFF\xEE\x00\x0EAdobe")) {
+		return nil
+	}
+	return m
+}
+
 // pixelBuffers keeps what Picture.Release gave back.
-var pixelBuffers = sync.Pool{New: func() any { return new([]float32) }}
+var pixelBuffers = sync.Pool{}
 
 func newPixels(n int) []float32 {
-	b := *pixelBuffers.Get().(*[]float32)
-	if cap(b) < n {
-		return make([]float32, n)
+	if b, ok := pixelBuffers.Get().(*[]float32); ok && cap(*b) >= n {
+		return (*b)[:n]
 	}
-	return b[:n]
+	return make([]float32, n)
 }
 
 // Release gives the pixels back for the next picture. It may be called once, when nothing uses them any more, or not at all.
 func (p *Picture) Release() {
 	if p.Pixels != nil {
-		pixelBuffers.Put(&p.Pixels)
+		pixels := p.Pixels
+		pixelBuffers.Put(&pixels)
 		p.Pixels = nil
 	}
 }

@@ -147,7 +147,7 @@ func (s *scanner) next(depth int) (element, *Error) {
 	}
 	e := element{tag: t, vr: vr, encoding: s.encoding}
 	if vr == "" && t.Group != 0xFFFE {
-		e.encoding.implicit = true
+		e.implicit = true
 	}
 	switch {
 	case length != undefinedLength:

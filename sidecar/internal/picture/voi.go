@@ -22,30 +22,24 @@ type curve func(x float64) float64
 
 // chooseVOI returns the values-of-interest transformation (PS3.3, C.11.2) and says which one it is and why. It is the file's first
 // window; the first item of its VOI LUT Sequence when it has no window; and a window over the percentiles 0.5 and 99.5 when there
-// is neither or the one at hand is unusable: not finite, too narrow, or leaving 99 % of the pixels black or 99 % white.
+// is neither or the window is unusable: not finite, too narrow, or leaving 99 % of the pixels black or 99 % white.
 // flat: all pixels are alike, and there is nothing to choose.
 func (d *dataset) chooseVOI(g *grey, signed bool) (c curve, detail string, flat bool) {
 	low, high, pixels := g.bounds()
 	why := "no window"
-	center, hasCenter := d.number(tag.WindowCenter)
-	width, hasWidth := d.number(tag.WindowWidth)
 	switch {
-	case hasCenter && hasWidth:
-		if c, detail, why = d.window(center, width); c != nil {
+	case has(d.elements, tag.WindowCenter) && has(d.elements, tag.WindowWidth):
+		if c, detail, why = d.window(); c != nil {
 			if why = g.saturation(c, pixels); why == "" {
 				return c, detail, false
 			}
 		}
-	case hasItem(d.elements, voiLUTSequence):
-		why = "VOI LUT broken"
-		l := readLookup(d.elements[voiLUTSequence].firstItem(), tag.LUTDescriptor, tag.LUTData, signed || low < 0)
-		if l != nil {
+	case has(d.elements, voiLUTSequence):
+		if l := readLookup(d.elements[voiLUTSequence].firstItem(), tag.LUTDescriptor, tag.LUTData, signed || low < 0); l != nil {
 			top := float64(int(1)<<l.bits - 1)
-			c = func(x float64) float64 { return min(float64(l.at(int64(math.Round(x))))/top, 1) }
-			if why = g.saturation(c, pixels); why == "" {
-				return c, "VOI LUT", false
-			}
+			return func(x float64) float64 { return min(float64(l.at(int64(math.Floor(x+0.5))))/top, 1) }, "VOI LUT", false
 		}
+		why = "VOI LUT broken"
 	}
 	if pixels == 0 {
 		return nil, "nothing but padding", true
@@ -60,18 +54,20 @@ func (d *dataset) chooseVOI(g *grey, signed bool) (c curve, detail string, flat 
 	return ramp(l, h), fmt.Sprintf("percentiles %g and %g, %s…%s (%s)", lowPercentile, highPercentile, short(l), short(h), why), false
 }
 
-// hasItem says whether a sequence is there at all; an empty one is as good as none.
-func hasItem(elements map[tag.Tag]element, t tag.Tag) bool { return len(elements[t].value) > 0 }
+// has says whether an element is there and not empty.
+func has(elements map[tag.Tag]element, t tag.Tag) bool { return len(elements[t].value) > 0 }
 
 func ramp(low, high float64) curve {
 	return func(x float64) float64 { return min(max((x-low)/(high-low), 0), 1) }
 }
 
 // window returns the file's window, or nil and why it is unusable.
-func (d *dataset) window(center, width float64) (c curve, detail, unusable string) {
+func (d *dataset) window() (c curve, detail, unusable string) {
 	function := strings.ToUpper(d.text(voiLUTFunction))
-	if !finite(center) || !finite(width) {
-		return nil, "", "window unusable: not finite"
+	center, isNumber := d.number(tag.WindowCenter)
+	width, isNumberToo := d.number(tag.WindowWidth)
+	if !isNumber || !isNumberToo || !finite(center) || !finite(width) {
+		return nil, "", "window unusable: no finite numbers"
 	}
 	detail = fmt.Sprintf("window %s/%s", short(center), short(width))
 	switch function {
@@ -115,9 +111,9 @@ func (g *grey) saturation(c curve, pixels int) string {
 	limit := saturated * float64(pixels)
 	switch {
 	case float64(black) >= limit:
-		return fmt.Sprintf("unusable: %.1f %% of the pixels black", 100*float64(black)/float64(max(pixels, 1)))
+		return fmt.Sprintf("window unusable: %.1f %% of the pixels black", 100*float64(black)/float64(max(pixels, 1)))
 	case float64(white) >= limit:
-		return fmt.Sprintf("unusable: %.1f %% of the pixels white", 100*float64(white)/float64(max(pixels, 1)))
+		return fmt.Sprintf("window unusable: %.1f %% of the pixels white", 100*float64(white)/float64(max(pixels, 1)))
 	default:
 		return ""
 	}
