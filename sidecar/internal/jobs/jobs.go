@@ -137,8 +137,8 @@ var notInQueueName = regexp.MustCompile(`[^a-z0-9]+`)
 // apart whose names differ in the others.
 func deliverQueue(destination string) string {
 	plain := strings.Trim(notInQueueName.ReplaceAllString(strings.ToLower(destination), "_"), "_")
-	if len(plain) > 60 {
-		plain = strings.Trim(plain[:60], "_")
+	if len(plain) > 40 { // River: 64 with the rest
+		plain = strings.Trim(plain[:40], "_")
 	}
 	return strings.Trim(fmt.Sprintf("deliver_%s", plain), "_") + fmt.Sprintf("_%08x", crc32.ChecksumIEEE([]byte(destination)))
 }

@@ -1,0 +1,289 @@
+package jobs
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/riverqueue/river"
+	"github.com/rs/zerolog"
+
+	"imagingrouter/sidecar/internal/store"
+)
+
+const instance = "11111111-11111111-11111111-11111111-11111111"
+
+// workers answers every job with a function.
+type workers struct {
+	classify func(ctx context.Context, job *river.Job[Classify]) error
+	deliver  func(ctx context.Context, job *river.Job[Deliver]) error
+}
+
+func (w workers) Classify(ctx context.Context, job *river.Job[Classify]) error { return w.classify(ctx, job) }
+func (w workers) Publish(context.Context, *river.Job[Publish]) error          { return nil }
+func (w workers) Deliver(ctx context.Context, job *river.Job[Deliver]) error  { return w.deliver(ctx, job) }
+
+func newStore(t *testing.T) *store.Store {
+	t.Helper()
+	s, err := store.Open(context.Background(), filepath.Join(t.TempDir(), "router.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	return s
+}
+
+func newQueue(t *testing.T, s *store.Store, w Workers) *Queue {
+	t.Helper()
+	q, err := Open(context.Background(), s.DB(), w, Options{ClassifyWorkers: 2, Destinations: []string{"pacs"}, MaxAttempts: 3,
+		BackoffMax: 10 * time.Millisecond, StopTimeout: 300 * time.Millisecond, Logger: zerolog.Nop()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return q
+}
+
+func start(t *testing.T, q *Queue) {
+	t.Helper()
+	if err := q.Start(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func enqueue(t *testing.T, s *store.Store, q *Queue) (id int64) {
+	t.Helper()
+	err := s.Tx(context.Background(), func(tx *sql.Tx) (err error) {
+		id, err = q.Classify(context.Background(), tx, instance, Live)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
+func row(t *testing.T, s *store.Store, id int64) (state string, attempt int) {
+	t.Helper()
+	if err := s.Reader().QueryRowContext(context.Background(), "SELECT state, attempt FROM river_job WHERE id = ?", id).Scan(&state, &attempt); err != nil {
+		t.Fatal(err)
+	}
+	return state, attempt
+}
+
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+		if ok() {
+			return
+		}
+	}
+	t.Fatalf("never came: %s", what)
+}
+
+func TestJobRunsAndCompletesInItsTransaction(t *testing.T) {
+	s := newStore(t)
+	q := newQueue(t, s, workers{classify: func(ctx context.Context, job *river.Job[Classify]) error {
+		if job.Args.Instance != instance {
+			t.Errorf("job for %q", job.Args.Instance)
+		}
+		return s.Tx(ctx, func(tx *sql.Tx) error { return Complete(ctx, tx, job) })
+	}})
+	start(t, q)
+	id := enqueue(t, s, q)
+	eventually(t, "completed", func() bool { state, _ := row(t, s, id); return state == "completed" })
+	if err := q.Stop(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestLaterCostsNoAttemptAndFailuresDo(t *testing.T) {
+	s := newStore(t)
+	var calls atomic.Int64
+	last := make(chan int, 1)
+	q := newQueue(t, s, workers{classify: func(ctx context.Context, job *river.Job[Classify]) error {
+		switch calls.Add(1) {
+		case 1, 2:
+			return Later(time.Millisecond)
+		case 3:
+			if job.Attempt != 1 {
+				t.Errorf("attempt %d after two snoozes, want 1", job.Attempt)
+			}
+			return errors.New("broken")
+		}
+		if Last(job.JobRow) {
+			last <- job.Attempt
+			return s.Tx(ctx, func(tx *sql.Tx) error { return Complete(ctx, tx, job) })
+		}
+		return errors.New("broken again")
+	}})
+	start(t, q)
+	enqueue(t, s, q)
+	select {
+	case attempt := <-last:
+		if attempt != 3 || calls.Load() != 5 {
+			t.Errorf("last attempt %d after %d calls, want 3 after 5", attempt, calls.Load())
+		}
+	case <-time.After(20 * time.Second):
+		t.Fatal("the last attempt never came")
+	}
+	if err := q.Stop(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestStopGivesInterruptedJobsBack(t *testing.T) {
+	s := newStore(t)
+	running := make(chan struct{})
+	q := newQueue(t, s, workers{classify: func(ctx context.Context, _ *river.Job[Classify]) error {
+		close(running)
+		<-ctx.Done()
+		return ctx.Err()
+	}})
+	start(t, q)
+	id := enqueue(t, s, q)
+	<-running
+	if err := q.Stop(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	if state, attempt := row(t, s, id); state != "available" || attempt != 0 {
+		t.Errorf("after the stop: %s, attempt %d; want available, 0", state, attempt)
+	}
+}
+
+func TestRecoverTakesUpWhatACrashLeft(t *testing.T) {
+	ctx, s := context.Background(), newStore(t)
+	q := newQueue(t, s, workers{classify: func(ctx context.Context, job *river.Job[Classify]) error {
+		return s.Tx(ctx, func(tx *sql.Tx) error { return Complete(ctx, tx, job) })
+	}})
+	id := enqueue(t, s, q)
+	// What a kill -9 leaves: a running job, and the seat of a leader who is no more.
+	for _, query := range []string{
+		"UPDATE river_job SET state = 'running', attempt = 2, attempted_at = datetime('now')",
+		"INSERT INTO river_leader (elected_at, expires_at, leader_id, name) VALUES (datetime('now'), datetime('now', '+1 hour'), 'dead', 'default')",
+	} {
+		if _, err := s.DB().ExecContext(ctx, query); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n, err := q.Recover(ctx)
+	if err != nil || n != 1 {
+		t.Fatalf("recovered %d, %v", n, err)
+	}
+	if state, attempt := row(t, s, id); state != "available" || attempt != 1 {
+		t.Errorf("after recovery: %s, attempt %d; want available, 1", state, attempt)
+	}
+	start(t, q)
+	eventually(t, "completed", func() bool { state, _ := row(t, s, id); return state == "completed" })
+	if err := q.Stop(ctx); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestRepairEnqueuesLostJobs(t *testing.T) {
+	ctx, s := context.Background(), newStore(t)
+	q := newQueue(t, s, nil)
+	repair := func() (n int) {
+		if err := s.Tx(ctx, func(tx *sql.Tx) (err error) { n, err = q.Repair(ctx, tx); return err }); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	err := s.Tx(ctx, func(tx *sql.Tx) error {
+		if _, err := s.Mark(ctx, tx, instance, store.SourceHook); err != nil {
+			return err
+		}
+		_, _, err := s.AddDelivery(ctx, tx, store.Delivery{InstanceID: instance, Destination: "pacs"})
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := repair(); n != 2 {
+		t.Errorf("repaired %d, want the classification and the delivery", n)
+	}
+	if n := repair(); n != 0 {
+		t.Errorf("repaired %d the second time, want none", n)
+	}
+	if _, err := s.DB().ExecContext(ctx, "DELETE FROM river_job WHERE kind = 'classify'"); err != nil {
+		t.Fatal(err)
+	}
+	if n := repair(); n != 1 {
+		t.Errorf("repaired %d after a job was deleted, want 1", n)
+	}
+	depths, err := Depths(ctx, s.Reader())
+	if err != nil || len(depths) != 2 || depths[0].Kind != "classify" || depths[0].N != 1 || depths[0].Oldest.IsZero() {
+		t.Errorf("depths %+v, %v", depths, err)
+	}
+}
+
+func TestHeldDeliveriesWait(t *testing.T) {
+	ctx, s := context.Background(), newStore(t)
+	var sent atomic.Int64
+	q := newQueue(t, s, workers{deliver: func(ctx context.Context, job *river.Job[Deliver]) error {
+		sent.Add(1)
+		return s.Tx(ctx, func(tx *sql.Tx) error { return Complete(ctx, tx, job) })
+	}})
+	start(t, q)
+	eventually(t, "the queue is known", func() bool {
+		var n int
+		err := s.Reader().QueryRowContext(ctx, "SELECT count(*) FROM river_queue WHERE name LIKE 'deliver%'").Scan(&n)
+		return err == nil && n == 1
+	})
+	if err := q.HoldDeliveries(ctx, true); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(300 * time.Millisecond) // the producer hears of the pause by notification
+	if err := s.Tx(ctx, func(tx *sql.Tx) error { _, err := q.Deliver(ctx, tx, "d", "pacs"); return err }); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(500 * time.Millisecond)
+	if sent.Load() != 0 {
+		t.Error("a held delivery was made")
+	}
+	if err := q.HoldDeliveries(ctx, false); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the delivery after the release", func() bool { return sent.Load() == 1 })
+	if err := q.Stop(ctx); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestDeliverQueueNames(t *testing.T) {
+	seen := map[string]string{}
+	for _, d := range []string{"chest-ai", "chest_ai", "Chest AI", "čest", "--", strings.Repeat("x", 300), strings.Repeat("x", 301)} {
+		name := deliverQueue(d)
+		if other, twice := seen[name]; twice {
+			t.Errorf("%q and %q share the queue %s", d, other, name)
+		}
+		seen[name] = d
+		if len(name) > 100 || !strings.HasPrefix(name, "deliver_") {
+			t.Errorf("queue of %q: %q", d, name)
+		}
+		if err := (Options{Destinations: []string{d}}).check(t); err != nil {
+			t.Errorf("River refuses the queue of %q: %v", d, err)
+		}
+	}
+}
+
+func (o Options) check(t *testing.T) error {
+	o.Logger = zerolog.Nop()
+	_, err := Open(context.Background(), newStore(t).DB(), workers{}, o)
+	return err
+}
+
+func TestBackoffGrowsToItsCap(t *testing.T) {
+	b := backoff{max: time.Minute}
+	for failures, want := range map[int]time.Duration{1: time.Second, 2: 2 * time.Second, 5: 16 * time.Second, 7: time.Minute, 31: time.Minute, 1000: time.Minute} {
+		for range 20 {
+			if got := b.pause(failures); got < want*8/10 || got > want*12/10 {
+				t.Errorf("after %d failures: %s, want %s ± 20 %%", failures, got, want)
+			}
+		}
+	}
+}
