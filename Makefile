@@ -1,0 +1,84 @@
+# Everything that is built, tried and tested here. `make` alone lists what there is.
+# Needs GNU make and bash. IMAGINGROUTER_CACHE names a folder to use instead of .cache for what is fetched.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+export CGO_ENABLED := 1
+
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo development)
+LDFLAGS := -X main.version=$(VERSION)
+GO_FOLDERS := sidecar tests
+SCRIPTS = $(shell git ls-files --cached --others --exclude-standard '*.sh' .ci/run)
+LUA = $(shell git ls-files --cached --others --exclude-standard '*.lua')
+
+.PHONY: help
+help: ## List the targets
+	@printf 'imaging-router %s\n\n' '$(VERSION)'
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## Build bin/imaging-router
+	@mkdir -p bin
+	go build -trimpath -ldflags '$(LDFLAGS)' -o bin/imaging-router ./sidecar
+
+.PHONY: demo
+demo: prerequisites-demo ## Watch it work: three Orthancs and the router (DICOM=/path for files of your own; ONCE=1 ends by itself)
+	@orthanc/get-orthanc.sh 1.12 >/dev/null
+	@sidecar/get-onnxruntime.sh >/dev/null
+	@echo 'building bin/imaging-router and bin/demo (the first time takes some minutes)'
+	@mkdir -p bin
+	@go build -trimpath -ldflags '$(LDFLAGS)' -o bin/imaging-router ./sidecar
+	@go build -o bin/demo ./tests/demo
+	@exec bin/demo $(if $(ONCE),-once) $(if $(MODEL),-model '$(MODEL)') $(if $(DICOM),'$(DICOM)')
+
+.PHONY: orthanc
+orthanc: ## Fetch Orthanc 1.12 and 1.13 into .cache (no root, no Docker)
+	@orthanc/get-orthanc.sh 1.12 >/dev/null
+	@orthanc/get-orthanc.sh 1.13 >/dev/null
+
+.PHONY: onnxruntime
+onnxruntime: ## Fetch ONNX Runtime into .cache
+	@sidecar/get-onnxruntime.sh >/dev/null
+
+.PHONY: prerequisites prerequisites-demo prerequisites-test prerequisites-lint
+prerequisites: prerequisites-demo ## Check that this machine has what a build and the demo need (root: install it)
+prerequisites-demo:
+	@tests/prerequisites.sh demo
+prerequisites-test:
+	@tests/prerequisites.sh test
+prerequisites-lint:
+	@tests/prerequisites.sh lint
+
+.PHONY: test
+test: prerequisites-test orthanc onnxruntime build ## Run every test: units, both Orthancs, ONNX Runtime, Python (CI=true: nothing may be skipped)
+	@tests/run.sh all
+
+.PHONY: test-unit
+test-unit: ## Run the tests that need no Orthanc and no network
+	@tests/run.sh unit
+
+.PHONY: lint
+lint: prerequisites-lint ## Check format, vet, golangci-lint, shellcheck, Lua's and Python's syntax
+	@unformatted=$$(gofmt -l $(GO_FOLDERS)); if [ -n "$$unformatted" ]; then echo "gofmt would change:"; echo "$$unformatted"; exit 1; fi
+	go vet ./...
+	go tool golangci-lint run ./...
+	shellcheck $(SCRIPTS)
+	luac -p $(LUA)
+	/usr/bin/env python3 -m compileall -q -f models/training sidecar/internal/classifier/testdata
+	@find models/training sidecar -name __pycache__ -prune -exec rm -r {} +
+
+.PHONY: bench
+bench: onnxruntime ## Measure the picture steps and the network
+	go test -run '^$$' -bench . -benchmem -benchtime 2s ./sidecar/internal/picture ./sidecar/internal/classifier
+
+.PHONY: screenshot
+screenshot: prerequisites-demo build ## Make docs/images/orthanc-labels.png anew (needs chromium)
+	@orthanc/get-orthanc.sh 1.12 >/dev/null
+	@tests/demo/screenshot.sh
+
+.PHONY: clean
+clean: ## Remove what was built; .cache stays
+	rm -rf bin .tmp
