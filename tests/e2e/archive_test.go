@@ -1,0 +1,236 @@
+package e2e
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// upload stores files in the archive over REST.
+func (w *world) upload(files ...*xray) {
+	w.Helper()
+	for _, x := range files {
+		id, err := w.archive.Upload(w.Context(), x.file)
+		w.must(err)
+		x.id = id
+	}
+}
+
+// folder writes files for dcmsend.
+func (w *world) folder(files []*xray) string {
+	w.Helper()
+	folder := w.TempDir()
+	for i, x := range files {
+		w.must(os.WriteFile(filepath.Join(folder, fmt.Sprintf("%04d.dcm", i)), x.file, 0o600))
+	}
+	return folder
+}
+
+// cstore sends files to the archive over C-STORE.
+func (w *world) cstore(files ...*xray) {
+	w.Helper()
+	w.must(w.archive.Store(w.Context(), w.folder(files)))
+}
+
+// shown is what Orthanc shows of one instance.
+type shown struct {
+	ID, Series, Study         string
+	BodyPart, Result          string
+	SeriesLabels, StudyLabels []string
+	Metadata                  map[string]string
+}
+
+type bulk struct {
+	ID, ParentSeries, ParentStudy string
+	MainDicomTags, Metadata       map[string]string
+	Labels                        []string
+}
+
+func (w *world) bulk(level string, ids []string) (map[string]bulk, error) {
+	status, answer, err := w.archive.Do(w.Context(), "POST", "/tools/bulk-content", map[string]any{"Resources": ids, "Level": level, "Metadata": true})
+	if err != nil || status != 200 {
+		return nil, fmt.Errorf("bulk-content: HTTP %d: %s: %w", status, answer, err)
+	}
+	var list []bulk
+	if err := json.Unmarshal(answer, &list); err != nil {
+		return nil, err
+	}
+	out := make(map[string]bulk, len(list))
+	for _, b := range list {
+		out[b.ID] = b
+	}
+	return out, nil
+}
+
+// look returns all that the archive shows, by SOP Instance UID.
+func (w *world) look() (map[string]shown, error) {
+	var ids []string
+	if err := w.archive.GetJSON(w.Context(), "/instances", &ids); err != nil {
+		return nil, err
+	}
+	instances, err := w.bulk("Instance", ids)
+	if err != nil {
+		return nil, err
+	}
+	series, err := w.bulk("Series", ids)
+	if err != nil {
+		return nil, err
+	}
+	studies, err := w.bulk("Study", ids)
+	if err != nil {
+		return nil, err
+	}
+	out := make(map[string]shown, len(instances))
+	for _, i := range instances {
+		s := shown{ID: i.ID, Series: i.ParentSeries, Study: series[i.ParentSeries].ParentStudy, Metadata: i.Metadata, BodyPart: i.Metadata["BodyPart"], Result: i.Metadata["BodyPartResult"]}
+		s.SeriesLabels, s.StudyLabels = series[s.Series].Labels, studies[s.Study].Labels
+		out[i.MainDicomTags["SOPInstanceUID"]] = s
+	}
+	return out, nil
+}
+
+// see returns what the archive shows of one X-ray.
+func (w *world) see(x *xray) shown {
+	w.Helper()
+	all, err := w.look()
+	w.must(err)
+	return all[x.sop]
+}
+
+// studyLabels returns the labels of an X-ray's study, in order.
+func (w *world) studyLabels(x *xray) []string {
+	w.Helper()
+	labels := slices.Clone(w.see(x).StudyLabels)
+	slices.Sort(labels)
+	return labels
+}
+
+// labelled waits until an X-ray's study has exactly these labels.
+func (w *world) labelled(x *xray, labels ...string) {
+	w.Helper()
+	w.eventually(fmt.Sprintf("the study of %s has the labels %v", x.name, labels), func() error {
+		all, err := w.look()
+		if err != nil {
+			return err
+		}
+		got := slices.Clone(all[x.sop].StudyLabels)
+		slices.Sort(got)
+		if slices.Sort(labels); !slices.Equal(got, labels) {
+			return fmt.Errorf("it has %v; %s", got, w.router.Show(w.Context(), all[x.sop].ID))
+		}
+		return nil
+	})
+}
+
+// label is the label of a class, or of review.
+func label(class string) string { return prefix + strings.ReplaceAll(class, "_", "-") }
+
+// arrived returns the SOP Instance UIDs at a destination.
+func (d *destination) arrived(w *world) (map[string]bool, error) {
+	var instances []struct{ MainDicomTags map[string]string }
+	if err := d.GetJSON(w.Context(), "/instances?expand", &instances); err != nil {
+		return nil, err
+	}
+	out := make(map[string]bool, len(instances))
+	for _, i := range instances {
+		out[i.MainDicomTags["SOPInstanceUID"]] = true
+	}
+	return out, nil
+}
+
+// wrong says everything that is not as it must be at the end for these files: a valid result, its label on series and study, and arrival
+// exactly where the rules say. most is how often a file may have been sent to one destination.
+func (w *world) wrong(files []*xray, most int) error {
+	all, err := w.look()
+	if err != nil {
+		return err
+	}
+	var faults []error
+	fault := func(x *xray, format string, args ...any) {
+		faults = append(faults, fmt.Errorf("%s (%s): %s", x.name, all[x.sop].ID, fmt.Sprintf(format, args...)))
+	}
+	for _, x := range files {
+		s, stored := all[x.sop]
+		if !stored {
+			fault(x, "not in the archive")
+			continue
+		}
+		if err := s.valid(); err != nil {
+			fault(x, "%v", err)
+			continue
+		}
+		for level, labels := range map[string][]string{"series": s.SeriesLabels, "study": s.StudyLabels} {
+			if !slices.Contains(labels, label(s.BodyPart)) {
+				fault(x, "%s shows %v, not %s", level, labels, label(s.BodyPart))
+			}
+		}
+	}
+	for _, name := range w.names() {
+		d := w.destinations[name]
+		there, err := d.arrived(w)
+		if err != nil {
+			return err
+		}
+		posts := d.proxy.Passed()
+		for _, x := range files {
+			wanted := slices.Contains(route[all[x.sop].BodyPart], name)
+			switch {
+			case wanted && !there[x.sop]:
+				fault(x, "%s, but not at %s", all[x.sop].BodyPart, name)
+			case !wanted && (there[x.sop] || posts[x.sop] > 0):
+				fault(x, "%s, but sent to %s", all[x.sop].BodyPart, name)
+			case posts[x.sop] > most:
+				fault(x, "sent %d times to %s, at most %d", posts[x.sop], name, most)
+			}
+		}
+	}
+	return errors.Join(faults...)
+}
+
+// valid checks an instance's metadata against each other.
+func (s shown) valid() error {
+	if s.BodyPart == "" {
+		return errors.New("no metadata BodyPart")
+	}
+	if len(s.Result) >= 1024 {
+		return fmt.Errorf("BodyPartResult has %d bytes", len(s.Result))
+	}
+	var r struct {
+		Class         string
+		Confidence    float64
+		Review        bool
+		Reasons       []string
+		Probabilities map[string]float64
+		Model, Tag    string
+		At            string
+	}
+	if err := json.Unmarshal([]byte(s.Result), &r); err != nil {
+		return fmt.Errorf("BodyPartResult is no JSON: %q: %w", s.Result, err)
+	}
+	sum := 0.0
+	for _, p := range r.Probabilities {
+		sum += p
+	}
+	said := r.Class
+	if r.Review {
+		said = "review"
+	}
+	if said != s.BodyPart || len(r.Probabilities) != len(classes) || sum < 0.99 || sum > 1.01 || r.Model == "" || r.At == "" || r.Review != (len(r.Reasons) > 0) {
+		return fmt.Errorf("BodyPart %q and BodyPartResult %s do not fit", s.BodyPart, s.Result)
+	}
+	return nil
+}
+
+// allRight waits until nothing is wrong with the files and the router is at rest, and checks once more then. On failure it tells the story of
+// the first instances concerned.
+func (w *world) allRight(files []*xray, most int) {
+	w.Helper()
+	w.eventually("everything is classified, labelled and delivered", func() error { return errors.Join(w.wrong(files, most), w.atRest()) })
+	if err := w.wrong(files, most); err != nil {
+		w.Fatal(err)
+	}
+}
