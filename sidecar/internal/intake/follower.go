@@ -99,6 +99,7 @@ func (f *Follower) poll(ctx context.Context) (done bool, err error) {
 	}
 	next := cursor
 	next.Seq = max(cursor.Seq, page.Last)
+	anchor := anchors(page.Changes) // before the filter, which reuses the slice
 	rows := slices.DeleteFunc(page.Changes, func(c orthanc.Change) bool { return c.ChangeType != newInstance || c.Seq <= cursor.Seq })
 	if page.Done && time.Since(f.overlap) > overlapEvery {
 		late, err := f.late(ctx, cursor)
@@ -122,7 +123,7 @@ func (f *Follower) poll(ctx context.Context) (done bool, err error) {
 		if err := f.Marker.mark(ctx, tx, store.SourceFollower, live...); err != nil {
 			return err
 		}
-		return f.Marker.Store.SetCursor(ctx, tx, next, anchors(page.Changes), keepAnchors)
+		return f.Marker.Store.SetCursor(ctx, tx, next, anchor, keepAnchors)
 	})
 	if err != nil {
 		return false, err

@@ -162,6 +162,15 @@ func TestFollowerWithoutExtendedChanges(t *testing.T) {
 			}
 		}
 		a.want("without a filter", []store.Source{store.SourceFollower, store.SourceFollower}, ids...)
+		anchors, err := a.follower.Marker.Store.Anchors(context.Background())
+		if err != nil || len(anchors) == 0 {
+			t.Fatalf("anchors %+v, %v", anchors, err)
+		}
+		for _, anchor := range anchors {
+			if anchor.Seq == 0 || anchor.ID == "" || anchor.Date == "" {
+				t.Errorf("an anchor that is no row of the log: %+v", anchor)
+			}
+		}
 	})
 }
 
