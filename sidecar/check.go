@@ -194,12 +194,15 @@ func (r *checks) peers(ctx context.Context, c *config.Config, client *orthanc.Cl
 
 // hook asks the running router the way Orthanc's Lua hook does, with a body that marks nothing: 400 proves the token, 401 its lack.
 func (r *checks) hook(ctx context.Context, c *config.Config) {
-	_, port, err := net.SplitHostPort(c.Server.Listen)
+	host, port, err := net.SplitHostPort(c.Server.Listen)
 	if err != nil {
 		r.wrong("hook", err.Error(), "")
 		return
 	}
-	url := "http://" + net.JoinHostPort("127.0.0.1", port) + "/hooks/stored-instance"
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	url := "http://" + net.JoinHostPort(host, port) + "/hooks/stored-instance"
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, url, strings.NewReader("{}"))
 	if err != nil {
 		r.wrong("hook", err.Error(), "")

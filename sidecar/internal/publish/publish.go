@@ -20,7 +20,7 @@ import (
 
 // Numbers are the user metadata that the router writes (1024…65535; registered in Orthanc's UserMetadata).
 type Numbers struct {
-	BodyPart int // instance: the class, or "review"
+	BodyPart int // instance: the class; whether it needs review stands in Result and in the labels
 	Result   int // instance: JSON, see resultJSON
 	Marker   int // study and series: written with the first label; gone when an overwrite recreated the resource
 }
@@ -49,16 +49,9 @@ type resultJSON struct {
 	At            string                     `json:"at"`  // RFC 3339, UTC
 }
 
-// ReviewValue is what the metadata BodyPart holds instead of a class when a person must look.
-const ReviewValue = "review"
-
 // Result writes the metadata of one instance. Values that are there already are left alone: every write would make Orthanc announce
 // a change.
 func (p *Publisher) Result(ctx context.Context, r bodypart.Result) error {
-	value := string(r.Class)
-	if r.Review {
-		value = ReviewValue
-	}
 	probabilities := make(map[bodypart.Class]float64, len(r.Probabilities))
 	for c, v := range r.Probabilities {
 		probabilities[c] = round4(v)
@@ -70,7 +63,7 @@ func (p *Publisher) Result(ctx context.Context, r bodypart.Result) error {
 	if err := p.metadata(ctx, orthanc.LevelInstance, r.InstanceID, p.Numbers.Result, string(text)); err != nil {
 		return err
 	}
-	return p.metadata(ctx, orthanc.LevelInstance, r.InstanceID, p.Numbers.BodyPart, value)
+	return p.metadata(ctx, orthanc.LevelInstance, r.InstanceID, p.Numbers.BodyPart, string(r.Class))
 }
 
 func round4(v float64) float64 { return float64(int64(v*1e4+0.5)) / 1e4 }
