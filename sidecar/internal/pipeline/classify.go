@@ -164,6 +164,7 @@ func (p *Pipeline) look(ctx context.Context, attempt int, inst orthanc.Instance)
 		return r, "", &ended{store.StateSkipped, "SOP class " + sop + ": not configured to be classified"}
 	}
 	tensor := pic.Tensor(p.Classifier.Model().Spec())
+	pic.Release() // its pixels serve the next picture; what it says of itself stays
 	clock.next("picture")
 	prediction, err := p.Classifier.Classify(ctx, tensor)
 	if err != nil {
