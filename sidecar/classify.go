@@ -100,8 +100,8 @@ func listFiles(args []string) ([]string, error) {
 			hiddenName := path != arg && strings.HasPrefix(entry.Name(), ".")
 			switch {
 			case err != nil:
-				files = append(files, path) // reported when it is read
-				return nil
+				files = append(files, path)
+				return nil //nolint:nilerr // one folder that cannot be read is reported like a file that cannot
 			case entry.IsDir() && hiddenName:
 				return filepath.SkipDir
 			case entry.IsDir(), hiddenName, entry.Name() == "DICOMDIR":
@@ -160,7 +160,11 @@ func (j judge) all(ctx context.Context, files []string, workers int, w resultWri
 	}()
 	done, review, failed := 0, 0, 0
 	for p := range queue {
-		r := <-p
+		var r fileResult
+		select {
+		case r = <-p:
+		case <-ctx.Done(): // a read of standard input does not end by itself
+		}
 		if ctx.Err() != nil {
 			continue // the file was not judged, it was interrupted
 		}

@@ -82,8 +82,8 @@ func newRootCommand() *cobra.Command {
 	}
 	root.PersistentFlags().StringP("config", "c", "", "configuration file (default: $IMAGING_ROUTER_CONFIG, else ./config.yaml, else /etc/imaging-router/config.yaml)")
 	root.CompletionOptions.HiddenDefaultCmd = true
-	for _, make := range commands {
-		root.AddCommand(make())
+	for _, newCommand := range commands {
+		root.AddCommand(newCommand())
 	}
 	return root
 }

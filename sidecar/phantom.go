@@ -85,7 +85,7 @@ func (o *phantomOrder) check(cmd *cobra.Command) error {
 }
 
 func (o *phantomOrder) write(cmd *cobra.Command, dir string) error {
-	if err := os.MkdirAll(dir, 0o750); err != nil {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fmt.Errorf("make directory: %w", err)
 	}
 	o.options.PatientAge, o.options.BodyPartExamined = o.age, o.tag
@@ -155,7 +155,7 @@ func readPicture(path string) (image.Image, error) {
 }
 
 func writePhantom(path string, o phantom.Options) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o640)
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644) //nolint:gosec // nobody's picture, and Orthanc's account must be able to read it
 	if err != nil {
 		return fmt.Errorf("write phantom: %w", err)
 	}

@@ -49,7 +49,7 @@ func (d *decoder) decode(node ast.Node, into reflect.Value, path string) {
 	}
 }
 
-// resolve follows anchors and aliases to the value that they stand for.
+// resolve follows anchors, aliases and tags to the value that they stand for. It ends, since YAML has no anchor of an alias.
 func (d *decoder) resolve(node ast.Node, path string) (ast.Node, bool) {
 	for {
 		switch n := node.(type) {
@@ -63,9 +63,6 @@ func (d *decoder) resolve(node ast.Node, path string) (ast.Node, bool) {
 				d.report.fail(path, "the alias *%s has no anchor &%s before it", name, name)
 				return nil, false
 			}
-			// An alias inside its own anchor would never end.
-			delete(d.anchors, name)
-			defer func() { d.anchors[name] = target }()
 			node = target
 		case *ast.TagNode:
 			node = n.Value
