@@ -284,12 +284,12 @@ func TestFollowerGoesBackToTheLastCommonAnchor(t *testing.T) {
 }
 
 func TestWanted(t *testing.T) {
-	any, some := Objects{SOPClasses: []string{"1"}}, Objects{SOPClasses: []string{"1"}, Modalities: []string{"DX"}}
+	every, some := Objects{SOPClasses: []string{"1"}}, Objects{SOPClasses: []string{"1"}, Modalities: []string{"DX"}}
 	for _, tt := range []struct {
 		o             Objects
 		sop, modality string
 		want          bool
-	}{{any, "1", "", true}, {any, "2", "", false}, {any, "", "", true}, {some, "1", "DX", true}, {some, "1", "CR", false}, {some, "2", "DX", false}} {
+	}{{every, "1", "", true}, {every, "2", "", false}, {every, "", "", true}, {some, "1", "DX", true}, {some, "1", "CR", false}, {some, "2", "DX", false}} {
 		if got := tt.o.Wanted(tt.sop, tt.modality); got != tt.want {
 			t.Errorf("%+v %q %q: %t", tt.o, tt.sop, tt.modality, got)
 		}

@@ -249,7 +249,7 @@ func (b backoff) pause(failures int) time.Duration {
 	if failures < 30 {
 		d = min(b.max, time.Second<<(failures-1))
 	}
-	return time.Duration(float64(d) * (0.8 + 0.4*rand.Float64())) //nolint:gosec // jitter needs no secrecy
+	return time.Duration(float64(d) * (0.8 + 0.4*rand.Float64()))
 }
 
 type worker[T river.JobArgs] struct {

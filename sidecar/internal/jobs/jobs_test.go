@@ -24,9 +24,13 @@ type workers struct {
 	deliver  func(ctx context.Context, job *river.Job[Deliver]) error
 }
 
-func (w workers) Classify(ctx context.Context, job *river.Job[Classify]) error { return w.classify(ctx, job) }
-func (w workers) Publish(context.Context, *river.Job[Publish]) error          { return nil }
-func (w workers) Deliver(ctx context.Context, job *river.Job[Deliver]) error  { return w.deliver(ctx, job) }
+func (w workers) Classify(ctx context.Context, job *river.Job[Classify]) error {
+	return w.classify(ctx, job)
+}
+func (w workers) Publish(context.Context, *river.Job[Publish]) error { return nil }
+func (w workers) Deliver(ctx context.Context, job *river.Job[Deliver]) error {
+	return w.deliver(ctx, job)
+}
 
 func newStore(t *testing.T) *store.Store {
 	t.Helper()

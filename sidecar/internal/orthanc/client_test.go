@@ -100,7 +100,7 @@ func TestWhatIsNoOrthanc(t *testing.T) {
 func TestUnreachable(t *testing.T) {
 	port, err := orthanctest.FreePort()
 	require.NoError(t, err)
-	hole, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // a test
+	hole, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	defer func() { _ = hole.Close() }() // a listener that never answers
 	badGateway := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusBadGateway) }))
@@ -134,7 +134,7 @@ func TestUnreachable(t *testing.T) {
 // A server that closes the connection under the first requests: reading calls are sent again, a job is not submitted twice.
 func TestBrokenConnections(t *testing.T) {
 	var requests, toBreak atomic.Int32
-	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // a test
+	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	defer func() { _ = l.Close() }()
 	go func() {

@@ -15,15 +15,18 @@ func (c *Client) AttachmentMD5(ctx context.Context, instance string) (string, er
 		return "", err
 	}
 	path := "/instances/" + instance + "/attachments/dicom/info"
-	var info struct{ UncompressedMD5, Uuid string } //nolint:revive // Orthanc's spelling
+	var info struct {
+		UncompressedMD5 string
+		UUID            string `json:"Uuid"`
+	}
 	if err := c.getJSON(ctx, path, "", &info); err != nil {
 		return "", err
 	}
 	switch {
 	case info.UncompressedMD5 != "":
 		return info.UncompressedMD5, nil
-	case info.Uuid != "":
-		return "uuid:" + info.Uuid, nil
+	case info.UUID != "":
+		return "uuid:" + info.UUID, nil
 	}
 	return "", fmt.Errorf("orthanc: %s: neither MD5 nor UUID in the answer", path)
 }

@@ -2,7 +2,7 @@ package orthanc_test
 
 import (
 	"bytes"
-	"crypto/md5" //nolint:gosec // it is Orthanc's checksum
+	"crypto/md5"
 	"encoding/hex"
 	"os"
 	"path/filepath"
@@ -39,7 +39,7 @@ func TestFiles(t *testing.T) {
 
 		before, err := c.AttachmentMD5(ctx, id)
 		require.NoError(t, err)
-		sum := md5.Sum(content) //nolint:gosec // it is Orthanc's checksum
+		sum := md5.Sum(content)
 		require.Equal(t, hex.EncodeToString(sum[:]), before)
 		file.Grey = 200
 		again, err := s.Upload(ctx, file.Bytes())
@@ -104,7 +104,7 @@ func TestTranscodingOfJPEG2000(t *testing.T) {
 		s := orthanctest.New(t, orthanctest.Config{Version: version})
 		c := newClient(t, s)
 		for _, file := range files {
-			content, err := os.ReadFile(file) //nolint:gosec // a test's input
+			content, err := os.ReadFile(file)
 			require.NoError(t, err)
 			id, err := s.Upload(t.Context(), content)
 			require.NoError(t, err)
@@ -134,7 +134,7 @@ func jpeg2000Files(t *testing.T) []string {
 	require.NoError(t, err)
 	var found []string
 	for _, file := range all {
-		content, err := os.ReadFile(file) //nolint:gosec // a test's input
+		content, err := os.ReadFile(file)
 		require.NoError(t, err)
 		if len(found) < 3 && bytes.Contains(content[:min(len(content), 2000)], []byte("1.2.840.10008.1.2.4.9")) {
 			found = append(found, file)

@@ -121,7 +121,7 @@ func panicText(v any) string {
 
 // jitter spreads d by ± 20 %, so that a thousand jobs that wait for Orthanc do not come back at once.
 func jitter(d time.Duration) time.Duration {
-	return time.Duration(float64(d) * (0.8 + 0.4*rand.Float64())) //nolint:gosec // jitter needs no secrecy
+	return time.Duration(float64(d) * (0.8 + 0.4*rand.Float64()))
 }
 
 // missing answers a 404: deleted, when Orthanc itself is well and says so again after a pause.

@@ -158,9 +158,9 @@ func (s *Store) Prune(ctx context.Context, before time.Time) (int64, error) {
 	err := s.Tx(ctx, func(tx *sql.Tx) error {
 		ended := `SELECT id FROM instance WHERE finished_at > 0 AND finished_at < ? AND done = due
 			AND id NOT IN (SELECT instance_id FROM delivery WHERE finished_at = 0)`
-		for _, table := range []string{"event", "result", "delivery"} {
-			if _, err := tx.ExecContext(ctx, "DELETE FROM "+table+" WHERE instance_id IN ("+ended+")", toMillis(before)); err != nil {
-				return fmt.Errorf("prune %s: %w", table, err)
+		for _, from := range []string{"DELETE FROM event", "DELETE FROM result", "DELETE FROM delivery"} {
+			if _, err := tx.ExecContext(ctx, from+" WHERE instance_id IN ("+ended+")", toMillis(before)); err != nil {
+				return fmt.Errorf("prune: %s: %w", from, err)
 			}
 		}
 		res, err := tx.ExecContext(ctx, "DELETE FROM instance WHERE id IN ("+ended+")", toMillis(before))
