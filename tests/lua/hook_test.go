@@ -36,11 +36,11 @@ func TestTheRouterIsTold(t *testing.T) {
 		require.NoError(t, os.WriteFile(file, orthanctest.File{SOPClass: orthanctest.ComputedRadiography, Modality: "CR"}.Bytes(), 0o600))
 		dcmsend, err := orthanctest.Tool(version, "dcmsend")
 		require.NoError(t, err)
-		output, err := exec.CommandContext(t.Context(), dcmsend, "--aetitle", "0012", "127.0.0.1", strconv.Itoa(s.DicomPort), file).CombinedOutput() //nolint:gosec // an installed tool
+		output, err := exec.CommandContext(t.Context(), dcmsend, "--aetitle", "0012", "127.0.0.1", strconv.Itoa(s.DicomPort), file).CombinedOutput()
 		require.NoError(t, err, "%s", output)
 		second := r.waitFor(t, 2)[1]
 		require.NoError(t, json.Unmarshal([]byte(second.body), &body))
-		require.Equal(t, "0012", body["origin"].(map[string]any)["RemoteAet"]) //nolint:forcetypeassert // or the test fails
+		require.Equal(t, "0012", body["origin"].(map[string]any)["RemoteAet"])
 		require.NotContains(t, s.Log(), "imaging router: error")
 		require.Zero(t, errors(s))
 	})

@@ -18,7 +18,7 @@ import (
 // Orthanc its second; then there is silence, and after it again one second at most.
 func TestTheRouterIsABlackHole(t *testing.T) {
 	orthanctest.Each(t, func(t *testing.T, version string) {
-		l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // a test
+		l, err := net.Listen("tcp", "127.0.0.1:0")
 		require.NoError(t, err)
 		defer func() { _ = l.Close() }()
 		var connections atomic.Int32
@@ -29,7 +29,7 @@ func TestTheRouterIsABlackHole(t *testing.T) {
 					return
 				}
 				connections.Add(1)
-				defer func() { _ = conn.Close() }() //nolint:revive // all of them stay open until the end: that is the point
+				defer func() { _ = conn.Close() }()
 			}
 		}()
 		site := newSiteScript(t, "")

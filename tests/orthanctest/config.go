@@ -95,11 +95,11 @@ func FreePort() (int, error) {
 	taken.Lock()
 	defer taken.Unlock()
 	for range 1000 {
-		port := firstPort + rand.IntN(lastPort-firstPort) //nolint:gosec // not a secret
+		port := firstPort + rand.IntN(lastPort-firstPort)
 		if taken.ports[port] {
 			continue
 		}
-		l, err := net.Listen("tcp", ":"+strconv.Itoa(port)) //nolint:gosec,noctx // Orthanc binds all addresses too, so all must be free
+		l, err := net.Listen("tcp", ":"+strconv.Itoa(port)) //nolint:noctx // all addresses must be free: Orthanc binds all of them
 		if err != nil {
 			continue
 		}

@@ -51,18 +51,18 @@ func (f File) Bytes() []byte {
 	set.text(0x0010, 0x0020, "LO", "TEST")
 	set.text(0x0020, 0x000d, "UI", f.StudyUID)
 	set.text(0x0020, 0x000e, "UI", f.SeriesUID)
-	set.number(0x0028, 0x0002, 1)
+	set.number(0x0002, 1)
 	set.text(0x0028, 0x0004, "CS", "MONOCHROME2")
-	set.number(0x0028, 0x0010, f.Side)
-	set.number(0x0028, 0x0011, f.Side)
-	set.number(0x0028, 0x0100, 8)
-	set.number(0x0028, 0x0101, 8)
-	set.number(0x0028, 0x0102, 7)
-	set.number(0x0028, 0x0103, 0)
+	set.number(0x0010, f.Side)
+	set.number(0x0011, f.Side)
+	set.number(0x0100, 8)
+	set.number(0x0101, 8)
+	set.number(0x0102, 7)
+	set.number(0x0103, 0)
 	set.raw(0x7fe0, 0x0010, "OB", bytes.Repeat([]byte{f.Grey}, f.Side*f.Side))
 
 	var length elements
-	length.raw(0x0002, 0x0000, "UL", binary.LittleEndian.AppendUint32(nil, uint32(meta.Len()))) //nolint:gosec // some hundred bytes
+	length.raw(0x0002, 0x0000, "UL", binary.LittleEndian.AppendUint32(nil, uint32(meta.Len())))
 	out := append(make([]byte, 128), "DICM"...)
 	out = append(out, length.Bytes()...)
 	out = append(out, meta.Bytes()...)
@@ -88,9 +88,9 @@ func (e *elements) raw(group, element uint16, vr string, value []byte) {
 	}
 	if vr == "OB" {
 		head = append(head, 0, 0)
-		head = binary.LittleEndian.AppendUint32(head, uint32(len(value))) //nolint:gosec // a small picture
+		head = binary.LittleEndian.AppendUint32(head, uint32(len(value)))
 	} else {
-		head = binary.LittleEndian.AppendUint16(head, uint16(len(value))) //nolint:gosec // a short text
+		head = binary.LittleEndian.AppendUint16(head, uint16(len(value)))
 	}
 	e.Write(head)
 	e.Write(value)
@@ -103,6 +103,7 @@ func (e *elements) text(group, element uint16, vr, value string) {
 	e.raw(group, element, vr, []byte(value))
 }
 
-func (e *elements) number(group, element uint16, value int) {
-	e.raw(group, element, "US", binary.LittleEndian.AppendUint16(nil, uint16(value))) //nolint:gosec // rows, columns, bits
+// number adds a US element of the group that describes the picture.
+func (e *elements) number(element uint16, value int) {
+	e.raw(0x0028, element, "US", binary.LittleEndian.AppendUint16(nil, uint16(value)))
 }

@@ -30,7 +30,8 @@ func TestOneServerFromStartToEnd(t *testing.T) {
 		var system struct {
 			Version, Name, DicomAet string
 			OverwriteInstances      bool
-			DicomPort, HttpPort     int //nolint:revive // Orthanc's spelling
+			DicomPort               int
+			HTTPPort                int `json:"HttpPort"`
 		}
 		require.NoError(t, s.GetJSON(ctx, "/system", &system))
 		require.True(t, strings.HasPrefix(system.Version, version+"."))
@@ -39,7 +40,7 @@ func TestOneServerFromStartToEnd(t *testing.T) {
 		require.Equal(t, "ARCHIVE", system.DicomAet)
 		require.True(t, system.OverwriteInstances, "Extra was not laid over the configuration")
 		require.Equal(t, s.DicomPort, system.DicomPort)
-		require.Equal(t, s.HTTPPort, system.HttpPort)
+		require.Equal(t, s.HTTPPort, system.HTTPPort)
 		require.Contains(t, s.Log(), "the environment says good day")
 
 		var plugins []string
@@ -47,7 +48,7 @@ func TestOneServerFromStartToEnd(t *testing.T) {
 		require.Contains(t, plugins, "dicom-web")
 
 		stranger := *http.DefaultClient
-		response, err := stranger.Get(s.URL + "/system") //nolint:noctx // a test
+		response, err := stranger.Get(s.URL + "/system")
 		require.NoError(t, err)
 		require.NoError(t, response.Body.Close())
 		require.Equal(t, http.StatusUnauthorized, response.StatusCode)
@@ -106,7 +107,7 @@ func TestToolsStart(t *testing.T) {
 		for _, name := range []string{"Orthanc", "dcmsend", "storescu", "storescp", "echoscu", "gdcmconv"} {
 			program, err := orthanctest.Tool(version, name)
 			require.NoError(t, err)
-			output, err := exec.CommandContext(t.Context(), program, "--version").CombinedOutput() //nolint:gosec // an installed tool
+			output, err := exec.CommandContext(t.Context(), program, "--version").CombinedOutput()
 			require.NoError(t, err, "%s: %s", name, output)
 		}
 	})
@@ -121,7 +122,7 @@ func TestOrthancDiesWithItsParent(t *testing.T) {
 		fmt.Println("url:" + s.URL)
 		select {}
 	}
-	parent := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestOrthancDiesWithItsParent$", "-test.v") //nolint:gosec // itself
+	parent := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestOrthancDiesWithItsParent$", "-test.v")
 	parent.Env = append(os.Environ(), "ORTHANCTEST_PARENT="+t.TempDir())
 	output, err := parent.StdoutPipe()
 	require.NoError(t, err)
@@ -132,7 +133,7 @@ func TestOrthancDiesWithItsParent(t *testing.T) {
 	}
 	require.NotEmpty(t, url)
 	answers := func() bool {
-		response, err := http.Get(url + "/system") //nolint:noctx,gosec // a test
+		response, err := http.Get(url + "/system")
 		if err != nil {
 			return false
 		}
