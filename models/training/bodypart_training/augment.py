@@ -120,7 +120,7 @@ def _borders(y: np.ndarray, widest: float, rng: np.random.Generator) -> None:
         if rng.random() < 0.4:
             continue
         across = width if side < 2 else height
-        band = int(rng.uniform(0.0, widest) * across)
+        band = int(rng.uniform(0.01, widest) * across)
         if band:
             (y[:, :band], y[:, -band:], y[:band], y[-band:])[side][...] = shade
 

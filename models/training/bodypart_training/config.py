@@ -20,7 +20,7 @@ class Config:
     network: str
     description: str = ""
     version: str = "1.0.0"
-    weights: bool = True  # start from the .npz given by --weights; false: from nothing
+    weights: bool = True  # start from the file given by --weights; false: from nothing
     classes: tuple[str, ...] = CLASSES
     seed: int = 1
     epochs: int = 6

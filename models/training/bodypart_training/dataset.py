@@ -42,7 +42,8 @@ def read_list(path: str) -> list[Row]:
         rows = []
         for r in reader:
             split = r["split"] if "split" in present else draw_split(r["patient_id"])
-            rows.append(Row(r["file"], r["class"], split, r["patient_id"], r.get("source") or "", r.get("hospital") or r.get("source") or ""))
+            source = r.get("source") or ""
+            rows.append(Row(r["file"], r["class"], split, r["patient_id"], source, r.get("hospital") or source))
     if not rows:
         raise ValueError(f"{path}: no pictures in the list")
     return rows

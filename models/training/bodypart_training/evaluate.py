@@ -37,7 +37,7 @@ def add_arguments(parser) -> None:
     parser.add_argument("--splits", nargs="+", default=["val"], help="splits to measure (default val; test once, at the end)")
     parser.add_argument("--precision", type=float, default=0.995, help="precision that the thresholds aim at on val")
     parser.add_argument("--floor", type=float, default=0.8, help="least threshold of a class")
-    parser.add_argument("--small-floor", type=float, default=0.9, help="least threshold of a class with few pictures in val; the strictest of the other classes counts as well")
+    parser.add_argument("--small-floor", type=float, default=0.9, help="least threshold of a class with few pictures in val")
     parser.add_argument("--few", type=int, default=100, help="a class that val shows less often than this has few pictures")
     parser.add_argument("--iterations", type=int, default=10_000, help="bootstrap iterations")
     parser.add_argument("--threads", type=int)
@@ -124,7 +124,8 @@ def measure(rows: list[Row], labels, logits, classes, temperature: float, thresh
     passed = confidence >= limits[predicted]
     per_source: dict[str, dict] = {}
     for row, label, guess, ok in zip(rows, labels, predicted, passed):
-        entry = per_source.setdefault(row.source or "unnamed", {}).setdefault(row.label, {"n": 0, "right": 0, "review": 0, "wrong_passed": 0})
+        nothing = {"n": 0, "right": 0, "review": 0, "wrong_passed": 0}
+        entry = per_source.setdefault(row.source or "unnamed", {}).setdefault(row.label, nothing)
         entry["n"] += 1
         entry["right"] += int(label == guess)
         entry["review"] += int(not ok)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -24,7 +25,7 @@ from .progress import Progress
 def add_arguments(parser) -> None:
     parser.add_argument("config", help="the experiment's YAML file")
     parser.add_argument("--data", required=True, metavar="FOLDER", help="cache written by prepare")
-    parser.add_argument("--weights", metavar="NPZ", help="starting weights (needed unless the experiment says weights: false)")
+    parser.add_argument("--weights", metavar="FILE", help="starting weights: an .npz, or the checkpoint.pt of an earlier run")
     parser.add_argument("--run", required=True, dest="folder", metavar="FOLDER", help="run folder; an unfinished run in it goes on")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, help="CPU threads (default: PyTorch's choice)")
@@ -62,7 +63,11 @@ class Training:
         torch.manual_seed(config.seed)
         if config.weights and not weights:
             raise ValueError("the experiment starts from weights: give --weights, or set weights: false")
-        self.network = networks.build(config.network, len(config.classes), weights if config.weights else None)
+        earlier = config.weights and weights.endswith(".pt")
+        self.network = networks.build(config.network, len(config.classes), weights if config.weights and not earlier else None)
+        if earlier:
+            self.network.load_state_dict(torch.load(weights, map_location="cpu")["network"])
+        self.weights_sha256 = _sha256(weights) if config.weights else ""
         self.network.to(self.device, memory_format=torch.channels_last)
         self.optimiser = torch.optim.AdamW(self.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
         self.epoch = 0
@@ -77,8 +82,9 @@ class Training:
         if not os.path.exists(self.checkpoint):
             return False
         state = torch.load(self.checkpoint, map_location=self.device)
-        if state["config"] != self.config.plain() or state["data_sha256"] != self.cache.description["data_sha256"]:
-            raise ValueError(f"{self.folder} holds a run of another configuration or other data; choose another --run folder")
+        mine = (self.config.plain(), self.cache.description["data_sha256"], self.weights_sha256)
+        if mine != tuple(state[k] for k in ("config", "data_sha256", "weights_sha256")):
+            raise ValueError(f"{self.folder} holds a run of another configuration, data or weights; choose another --run folder")
         self.network.load_state_dict(state["network"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.epoch, self.history = state["epoch"], state["history"]
@@ -89,6 +95,7 @@ class Training:
         state = {
             "config": self.config.plain(),
             "data_sha256": self.cache.description["data_sha256"],
+            "weights_sha256": self.weights_sha256,
             "network": self.network.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "epoch": self.epoch,
@@ -97,7 +104,7 @@ class Training:
         torch.save(state, self.checkpoint + ".part")
         os.replace(self.checkpoint + ".part", self.checkpoint)  # a run that is killed while writing keeps its last checkpoint
         with open(os.path.join(self.folder, "run.json"), "w", encoding="utf-8") as file:
-            described = {k: state[k] for k in ("config", "data_sha256", "epoch", "history")}
+            described = {k: state[k] for k in ("config", "data_sha256", "weights_sha256", "epoch", "history")}
             described["torch"] = torch.__version__
             json.dump(described, file, indent=1)
             file.write("\n")
@@ -160,6 +167,11 @@ class Training:
         loss = float(F.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels)))
         f1 = dict(zip(self.config.classes, np.round(result["f1"], 4).tolist()))
         return {"val_loss": loss, "val_accuracy": result["accuracy"], "val_macro_f1": result["macro_f1"], "val_f1": f1}
+
+
+def _sha256(path: str) -> str:
+    with open(path, "rb") as file:
+        return hashlib.sha256(file.read()).hexdigest()
 
 
 def _as_picture(content: np.ndarray) -> Picture:

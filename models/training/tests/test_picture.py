@@ -118,7 +118,8 @@ class PictureTest(unittest.TestCase):
         item = Dataset()
         item.LUTDescriptor, item.LUTData = [3, 0, 16], [5, 500, 1000]
         item["LUTDescriptor"].VR, item["LUTData"].VR = "US", "US"
-        got = self.read(np.array([[0, 1], [2, 7]]), ModalityLUTSequence=Sequence([item]), WindowCenter=500, WindowWidth=1000, VOILUTFunction="LINEAR_EXACT")
+        window = {"WindowCenter": 500, "WindowWidth": 1000, "VOILUTFunction": "LINEAR_EXACT"}
+        got = self.read(np.array([[0, 1], [2, 7]]), ModalityLUTSequence=Sequence([item]), **window)
         np.testing.assert_allclose(got.pixels, [[0.005, 0.5], [1, 1]], atol=1e-6)
 
     def test_blank_plate(self):

@@ -21,7 +21,12 @@ from bodypart_training.train import Training, learning_rate, predict
 from . import synthetic
 
 EXPERIMENT = {
-    "name": "tiny", "network": "mobilenet_v1", "weights": False, "classes": ["spine", "others"], "epochs": 2, "batch_size": 4,
+    "name": "tiny",
+    "network": "mobilenet_v1",
+    "weights": False,
+    "classes": ["spine", "others"],
+    "epochs": 2,
+    "batch_size": 4,
     "input": {"size": 32},
 }
 
@@ -107,8 +112,9 @@ class TrainingTest(unittest.TestCase):
         self.folder = folder.name
         self.cache = os.path.join(self.folder, "cache")
         torch.set_num_threads(1)
-        made = quietly("prepare", "--root", self.folder, "--list", synthetic.data_set(self.folder), "--out", self.cache, "--side", "40", "--workers", "1")
-        self.assertEqual(made, 0)
+        listed = synthetic.data_set(self.folder)
+        status = quietly("prepare", "--root", self.folder, "--list", listed, "--out", self.cache, "--side", "40", "--workers", "1")
+        self.assertEqual(status, 0)
 
     def training(self, run):
         return Training(config.from_plain(EXPERIMENT), dataset.Cache(self.cache), os.path.join(self.folder, run), None)
@@ -145,10 +151,20 @@ class TrainingTest(unittest.TestCase):
         for name, value in whole.network.state_dict().items():
             self.assertTrue(torch.equal(value, broken.network.state_dict()[name]), name)
 
+    def test_a_second_stage_starts_from_the_first(self):
+        with contextlib.redirect_stderr(io.StringIO()):
+            first = self.training("first")
+            first.run_epoch()
+        second = config.from_plain({**EXPERIMENT, "weights": True, "seed": 2})
+        started = Training(second, dataset.Cache(self.cache), os.path.join(self.folder, "second"), first.checkpoint)
+        for name, value in first.network.state_dict().items():
+            self.assertTrue(torch.equal(value, started.network.state_dict()[name]), name)
+
     def test_a_run_folder_of_another_experiment_is_refused(self):
         with contextlib.redirect_stderr(io.StringIO()):
             self.training("run").run_epoch()
-        other = Training(config.from_plain({**EXPERIMENT, "seed": 2}), dataset.Cache(self.cache), os.path.join(self.folder, "run"), None)
+        changed = config.from_plain({**EXPERIMENT, "seed": 2})
+        other = Training(changed, dataset.Cache(self.cache), os.path.join(self.folder, "run"), None)
         with self.assertRaisesRegex(ValueError, "another configuration"):
             other.resume()
 
@@ -163,13 +179,14 @@ class TrainingTest(unittest.TestCase):
             model = yaml.safe_load(file)
         self.assertEqual(
             list(model),
-            ["name", "version", "description", "file", "sha256", "classes", "input", "output", "temperature", "thresholds", "provenance"],
+            "name version description file sha256 classes input output temperature thresholds provenance".split(),
         )
         with open(os.path.join(out, "model.onnx"), "rb") as file:
             self.assertEqual(model["sha256"], hashlib.sha256(file.read()).hexdigest())
         self.assertEqual(set(model["thresholds"]), {"spine", "others"})
         self.assertGreaterEqual(model["thresholds"]["spine"], 0.9)  # two pictures support nothing: the cautious side
-        self.assertEqual(model["input"], {"name": "input", "size": 32, "channels": 1, "layout": "NCHW", "normalisation": "per_image", "mean": 0, "std": 1, "pad": 0})
+        ends = {"name": "input", "size": 32, "channels": 1, "layout": "NCHW"}
+        self.assertEqual(model["input"], {**ends, "normalisation": "per_image", "mean": 0, "std": 1, "pad": 0})
         self.assertTrue(0 <= model["provenance"]["metrics"]["val_macro_f1"] <= 1)
         self.check_graph(out, load_run(run)[1])
 
