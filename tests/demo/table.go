@@ -1,0 +1,134 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+)
+
+// printTable prints what became of each X-ray, and then of the files that were none.
+func printTable(s *screen, files []*file) {
+	s.say("")
+	table := tabwriter.NewWriter(s.w, 0, 4, 2, ' ', 0)
+	fmt.Fprintln(table, "FILE\tEXPECTED\tCLASS\tCONFIDENCE\tLABELS OF THE STUDY\tTAG\tFORWARDED TO\tMS")
+	var others []*file
+	for _, f := range files {
+		if !f.xray() {
+			others = append(others, f)
+			continue
+		}
+		fmt.Fprintln(table, strings.Join(row(f), "\t"))
+	}
+	_ = table.Flush() // what cannot be written to the terminal cannot be reported there
+	if len(others) == 0 {
+		return
+	}
+	s.say("\nskipped:")
+	for _, f := range others {
+		s.say("  %s: %s", printable(f.name), why(f))
+	}
+}
+
+func row(f *file) []string {
+	class, confidence := orDash(f.state), "-"
+	if f.result != nil {
+		class, confidence = f.result.Class, fmt.Sprintf("%.4f", f.result.Confidence)
+		if f.result.Review {
+			class += " (review)"
+		}
+	} else if f.reason != "" {
+		class += ": " + f.reason
+	}
+	return []string{
+		printable(f.name), orDash(f.expected), printable(class), confidence, orDash(strings.Join(f.labels, ", ")), orDash(printable(f.tag)),
+		orDash(strings.Join(f.arrived, ", ")), milliseconds(f),
+	}
+}
+
+// printable makes a stranger's text harmless for a terminal and short enough for a table.
+func printable(text string) string {
+	text = strings.Map(func(r rune) rune {
+		if strconv.IsPrint(r) {
+			return r
+		}
+		return '?'
+	}, text)
+	if letters := []rune(text); len(letters) > 80 {
+		return string(letters[:79]) + "…"
+	}
+	return text
+}
+
+// latency is the time from the moment when the archive had written the file to the moment when its labels were in the archive.
+func latency(f *file) (time.Duration, bool) {
+	if f.stored.IsZero() || f.done.IsZero() {
+		return 0, false
+	}
+	return f.done.Sub(f.stored), true
+}
+
+func milliseconds(f *file) string {
+	d, known := latency(f)
+	if !known {
+		return "-"
+	}
+	return strconv.FormatInt(d.Milliseconds(), 10)
+}
+
+func why(f *file) string {
+	if f.notSent != "" {
+		return f.notSent
+	}
+	if f.sopClassName != "" {
+		return f.sopClassName + " is not X-ray"
+	}
+	return "SOP class " + f.sopClass + " is not X-ray"
+}
+
+func printSummary(s *screen, files []*file, failures []string) {
+	var known, agreed, review, xrays, labelled, arrived int
+	var times []time.Duration
+	for _, f := range files {
+		if !f.xray() {
+			continue
+		}
+		xrays++
+		arrived += len(f.arrived)
+		if d, ok := latency(f); ok {
+			times = append(times, d)
+		}
+		if f.result == nil {
+			continue
+		}
+		labelled++
+		if f.result.Review {
+			review++
+		} else if f.expected != "" {
+			known++
+			if f.result.Class == f.expected {
+				agreed++
+			}
+		}
+	}
+	s.say("\nsummary   %d of %d X-rays labelled (%d of them for review by a person), %d deliveries", labelled, xrays, review, arrived)
+	if known > 0 {
+		s.say("          without review: %d of %d have the expected class", agreed, known)
+	}
+	if len(times) > 0 {
+		slices.Sort(times)
+		s.say("          MS: from the archive's file written to labels in the archive (time of the file; the router's record): median %d, slowest %d;",
+			times[len(times)/2].Milliseconds(), times[len(times)-1].Milliseconds())
+		s.say("          all files came in one burst, so most of it is waiting in the queue")
+	}
+	if len(failures) == 0 {
+		s.say("verified  in the Orthancs themselves: result, metadata and labels of every X-ray, and each destination holds exactly what the rules name")
+		return
+	}
+	s.say("\n%d things are not as they should be:", len(failures))
+	for _, failure := range failures {
+		s.say("  %s", printable(failure))
+	}
+}
