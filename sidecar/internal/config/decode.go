@@ -49,9 +49,10 @@ func (d *decoder) decode(node ast.Node, into reflect.Value, path string) {
 	}
 }
 
-// resolve follows anchors, aliases and tags to the value that they stand for. It ends, since YAML has no anchor of an alias.
+// resolve follows anchors, aliases and tags to the value that they stand for.
 func (d *decoder) resolve(node ast.Node, path string) (ast.Node, bool) {
-	for {
+	const most = 16 // "&a !!str *a" stands for itself without end
+	for range most {
 		switch n := node.(type) {
 		case *ast.AnchorNode:
 			d.anchors[n.Name.GetToken().Value] = n.Value
@@ -70,6 +71,8 @@ func (d *decoder) resolve(node ast.Node, path string) (ast.Node, bool) {
 			return node, true
 		}
 	}
+	d.report.fail(path, "its alias stands for itself")
+	return nil, false
 }
 
 func (d *decoder) decodeStruct(node ast.Node, into reflect.Value, path string) {
