@@ -2,6 +2,7 @@ package orthanc_test
 
 import (
 	"context"
+	"encoding/json"
 	"strconv"
 	"strings"
 	"testing"
@@ -202,6 +203,34 @@ func TestResources(t *testing.T) {
 		require.True(t, orthanc.IsNotFound(err))
 		_, err = c.Study(ctx, unknown)
 		require.True(t, orthanc.IsNotFound(err))
+	})
+}
+
+// What a worklist leaves in nearly every X-ray: a sequence that Orthanc counts among the main DICOM tags of the series.
+func TestASequenceAmongTheMainTags(t *testing.T) {
+	orthanctest.Each(t, func(t *testing.T, version string) {
+		ctx := t.Context()
+		s := orthanctest.New(t, orthanctest.Config{Version: version})
+		c := newClient(t, s)
+		status, answer, err := s.Do(ctx, "POST", "/tools/create-dicom", map[string]any{"Tags": map[string]any{
+			"SOPClassUID": orthanctest.DigitalXRay, "Modality": "DX",
+			"RequestAttributesSequence": []any{map[string]any{"ScheduledProcedureStepID": "1"}},
+		}})
+		require.NoError(t, err)
+		require.Equal(t, 200, status, "%s", answer)
+		var created struct{ ID string }
+		require.NoError(t, json.Unmarshal(answer, &created))
+
+		i, err := c.Instance(ctx, created.ID)
+		require.NoError(t, err)
+		var raw struct{ MainDicomTags map[string]any }
+		require.NoError(t, s.GetJSON(ctx, "/series/"+i.ParentSeries, &raw))
+		require.IsType(t, []any{}, raw.MainDicomTags["RequestAttributesSequence"], "Orthanc gives no sequence any more: this test tests nothing")
+		series, err := c.Series(ctx, i.ParentSeries)
+		require.NoError(t, err)
+		require.Equal(t, "DX", series.Modality)
+		_, err = c.Study(ctx, i.ParentStudy)
+		require.NoError(t, err)
 	})
 }
 

@@ -2,6 +2,7 @@ package orthanc
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"time"
@@ -68,10 +69,29 @@ type bulkAnswer struct {
 	Instances     []string
 	Series        []string
 	Labels        []string
-	MainDicomTags map[string]string
+	MainDicomTags tags
 	Metadata      map[string]string
 	FileSize      int64
 	FileUUID      string `json:"FileUuid"`
+}
+
+// tags are main DICOM tags of one level that are texts. A sequence can be a main tag too, and is left out: Request Attributes
+// Sequence (0040,0275) is one by default, and every X-ray that was ordered through a worklist has it.
+type tags map[string]string
+
+// UnmarshalJSON reads an object and leaves out what is no string.
+func (t *tags) UnmarshalJSON(text []byte) error {
+	var all map[string]any
+	if err := json.Unmarshal(text, &all); err != nil {
+		return err
+	}
+	*t = make(tags, len(all))
+	for name, value := range all {
+		if s, ok := value.(string); ok {
+			(*t)[name] = s
+		}
+	}
+	return nil
 }
 
 // Instance returns one instance with its metadata. An error for which IsNotFound holds says that it is not (or no longer) there.
