@@ -23,12 +23,13 @@ import (
 
 // xray is one DICOM file of a test.
 type xray struct {
-	name  string // where its picture came from
-	class string // that it should get
-	sop   string
-	study string
-	file  []byte
-	id    string // Orthanc's, once it is uploaded
+	name   string // where its picture came from
+	class  string // that it should get
+	sop    string
+	study  string
+	series string
+	file   []byte
+	id     string // Orthanc's, once it is uploaded
 }
 
 // write makes a file of fresh identifiers, unless the options name them.
@@ -39,7 +40,7 @@ func write(t testing.TB, name string, o phantom.Options) *xray {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &xray{name: name, class: o.Class, sop: identity.SOPInstanceUID, study: identity.StudyUID, file: b.Bytes()}
+	return &xray{name: name, class: o.Class, sop: identity.SOPInstanceUID, study: identity.StudyUID, series: identity.SeriesUID, file: b.Bytes()}
 }
 
 // shared returns the folder of real material that must never be part of the repository; "" where there is none.

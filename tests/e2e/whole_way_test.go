@@ -23,12 +23,12 @@ func TestTheWholeWay(t *testing.T) {
 		w.must(err)
 		right, sent := 0, 0
 		for _, x := range files {
-			if all[x.sop].BodyPart == x.class {
+			if all[x.sop].Said == x.class {
 				right++
 			} else {
 				t.Logf("%s: %s", x.name, all[x.sop].Result)
 			}
-			sent += len(route[all[x.sop].BodyPart])
+			sent += len(route[all[x.sop].Said])
 		}
 		posts := 0
 		for _, d := range w.destinations {
