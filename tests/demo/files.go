@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"imagingrouter/sidecar/phantom"
@@ -39,6 +40,9 @@ type file struct {
 
 // xray says whether the router has to look at it.
 func (f *file) xray() bool { return f.notSent == "" && xrays[f.sopClass] }
+
+// picture says whether there was something to look at: an X-ray object without pixels, or with many frames, has none.
+func (f *file) picture() bool { return f.xray() && !strings.HasPrefix(f.reason, "not_a_picture") }
 
 // The classes in the order of the paper, and what a careful technician would write into BodyPartExamined.
 var classes = []struct{ name, tag, wrongTag string }{

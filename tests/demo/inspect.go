@@ -58,10 +58,15 @@ func (c *scene) inspect(ctx context.Context, files []*file) (failures []string, 
 	i := inspection{scene: c, studies: map[string]*resource{}, series: map[string]*resource{}}
 	for _, f := range files {
 		if f.notSent != "" {
+			if xrays[f.sopClass] {
+				i.fail(f.name, "an X-ray, %s", f.notSent)
+			}
 			continue
 		}
 		if f.id == "" {
-			i.fail(f.name, "sent, and not in the archive")
+			if f.xray() {
+				i.fail(f.name, "sent, and not in the archive")
+			}
 			continue
 		}
 		if err := i.instance(ctx, f); err != nil {
@@ -125,9 +130,9 @@ func (i *inspection) metadata(ctx context.Context, f *file) error {
 			values[number] = string(value)
 		}
 	}
-	if !f.xray() {
+	if !f.picture() {
 		if len(values) > 0 {
-			i.fail(f.name, "is no X-ray and has a result")
+			i.fail(f.name, "is no X-ray picture and has a result")
 		}
 		return nil
 	}

@@ -190,14 +190,16 @@ func (s *screen) say(format string, args ...any) {
 }
 
 // progress shows where things stand.
-func (s *screen) progress(text string) {
+func (s *screen) progress(text string, since time.Duration) {
+	line := fmt.Sprintf("%s · %.0f s", text, since.Seconds())
 	if s.terminal {
-		fmt.Fprint(s.w, "\r\x1b[K"+text)
+		fmt.Fprint(s.w, "\r\x1b[K"+line)
 		s.drawn = true
 		return
 	}
-	if text != s.text && time.Since(s.last) > 3*time.Second {
-		fmt.Fprintln(s.w, text)
+	quiet := time.Since(s.last)
+	if text != s.text && quiet > 3*time.Second || quiet > 30*time.Second {
+		fmt.Fprintln(s.w, line)
 		s.last, s.text = time.Now(), text
 	}
 }

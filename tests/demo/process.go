@@ -85,6 +85,10 @@ func (p *process) lastLines() string {
 	if err != nil {
 		return err.Error()
 	}
-	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
+	return lastLines(string(text))
+}
+
+func lastLines(text string) string {
+	lines := strings.Split(strings.TrimSpace(text), "\n")
 	return "the end of its log:\n" + strings.Join(lines[max(0, len(lines)-15):], "\n")
 }

@@ -16,6 +16,9 @@ import (
 	"strings"
 	"time"
 
+	"github.com/suyashkumar/dicom"
+	"github.com/suyashkumar/dicom/pkg/tag"
+
 	"imagingrouter/tests/orthanctest"
 )
 
@@ -37,6 +40,8 @@ func (c *scene) sendAndWait(ctx context.Context, files []*file, s *screen) error
 			return ctx.Err()
 		case <-c.router.ended:
 			return fmt.Errorf("the router has ended: %s", c.router.lastLines())
+		case <-c.archive.Ended():
+			return fmt.Errorf("the archive's Orthanc has died of a file that it was sent: %s", lastLines(c.archive.Log()))
 		case err := <-sent:
 			if err != nil {
 				return err
@@ -59,7 +64,7 @@ func (c *scene) sendAndWait(ctx context.Context, files []*file, s *screen) error
 		if text != last {
 			last, changed = text, time.Now()
 		}
-		s.progress(fmt.Sprintf("waiting   %s · %.0f s", text, time.Since(began).Seconds()))
+		s.progress("waiting   "+text, time.Since(began))
 		stuck := time.Since(changed) > giveUp
 		if !sending && now.open(files) == 0 || stuck {
 			s.say("%s   %s in %.1f s", map[bool]string{false: "through", true: "stuck  "}[stuck], text, time.Since(began).Seconds())
@@ -92,33 +97,51 @@ func (c *scene) send(ctx context.Context, files []*file) error {
 	}
 	// A call takes some thousand names at most (ARG_MAX); folders of the user's may hold more.
 	for batch := range slices.Chunk(files, 500) {
-		report := filepath.Join(c.dir, "dcmsend.txt")
-		if err := os.Remove(report); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return err
-		}
-		arguments := []string{
-			"--call", c.archive.AET, "--no-halt", "--read-file", "--no-uid-checks", "--create-report-file", report,
-			"127.0.0.1", strconv.Itoa(c.archive.DicomPort),
-		}
-		for _, f := range batch {
-			arguments = append(arguments, f.path)
-			f.notSent = "left out by dcmsend"
-		}
-		output, failure := exec.CommandContext(ctx, dcmsend, arguments...).CombinedOutput() //nolint:gosec // the installed dcmsend
-		for _, match := range badFile.FindAllSubmatch(output, -1) {
-			if f := byPath[string(match[1])]; f != nil {
-				f.notSent = "no DICOM file (" + string(match[2]) + ")"
+		// When one file makes the archive cut the association, those after it are still to be sent.
+		for rest := batch; len(rest) > 0; {
+			if err := c.sendBatch(ctx, dcmsend, rest, byPath); err != nil {
+				return err
 			}
+			left := slices.DeleteFunc(slices.Clone(rest), func(f *file) bool { return f.notSent != unsent+"not sent" })
+			if len(left) == len(rest) {
+				break
+			}
+			rest = left
 		}
-		text, err := os.ReadFile(report)
-		if errors.Is(err, os.ErrNotExist) && bytes.Contains(output, []byte("no valid files")) {
-			continue // nothing among these was DICOM
-		}
-		if err != nil {
-			return fmt.Errorf("dcmsend: %w\n%s", errors.Join(failure, err), output)
-		}
-		readReport(text, byPath)
 	}
+	return nil
+}
+
+// unsent is said of a file that was not offered to the archive: its turn did not come, or the two share no transfer syntax.
+const unsent = "dcmsend: "
+
+func (c *scene) sendBatch(ctx context.Context, dcmsend string, batch []*file, byPath map[string]*file) error {
+	report := filepath.Join(c.dir, "dcmsend.txt")
+	if err := os.Remove(report); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	arguments := []string{
+		"--call", c.archive.AET, "--no-halt", "--read-file", "--no-uid-checks", "--create-report-file", report,
+		"127.0.0.1", strconv.Itoa(c.archive.DicomPort),
+	}
+	for _, f := range batch {
+		arguments = append(arguments, f.path)
+		f.notSent = "left out by dcmsend"
+	}
+	output, failure := exec.CommandContext(ctx, dcmsend, arguments...).CombinedOutput() //nolint:gosec // the installed dcmsend
+	for _, match := range badFile.FindAllSubmatch(output, -1) {
+		if f := byPath[string(match[1])]; f != nil {
+			f.notSent = "no DICOM file (" + string(match[2]) + ")"
+		}
+	}
+	text, err := os.ReadFile(report)
+	if errors.Is(err, os.ErrNotExist) && bytes.Contains(output, []byte("no valid files")) {
+		return nil // nothing among these was DICOM
+	}
+	if err != nil {
+		return fmt.Errorf("dcmsend: %w: %s", errors.Join(failure, err), lastLines(string(output)))
+	}
+	readReport(text, byPath)
 	return nil
 }
 
@@ -140,8 +163,12 @@ func readReport(text []byte, byPath map[string]*file) {
 		case key == "SOP Class":
 			f.sopClass, f.sopClassName, _ = strings.Cut(value, " = ")
 		case key == "DIMSE Status":
-			f.notSent = ""
-			if !strings.HasPrefix(value, "0x0000") {
+			switch {
+			case strings.HasPrefix(value, "0x0000"):
+				f.notSent = ""
+			case strings.HasPrefix(value, "<"): // dcmsend's own words
+				f.notSent = unsent + strings.Trim(value, "<>")
+			default:
 				f.notSent = "refused by the archive: " + value
 			}
 		}
@@ -154,7 +181,11 @@ func (c *scene) lookUp(ctx context.Context, files []*file) error {
 		if f.notSent != "" {
 			continue
 		}
-		_, answer, err := c.archive.Do(ctx, "POST", "/tools/lookup", f.sopInstanceUID)
+		uid := f.sopInstanceUID
+		if own := datasetUID(f.path); own != "" {
+			uid = own
+		}
+		_, answer, err := c.archive.Do(ctx, "POST", "/tools/lookup", uid)
 		if err != nil {
 			return err
 		}
@@ -169,6 +200,41 @@ func (c *scene) lookUp(ctx context.Context, files []*file) error {
 		}
 	}
 	return nil
+}
+
+// datasetUID reads the SOP Instance UID (0008,0018) of a file's data set, "" where that cannot be read. dcmsend reports the one of the
+// file's header; in some files the two differ, and Orthanc goes by the data set.
+func datasetUID(path string) (uid string) {
+	r, err := os.Open(path)
+	if err != nil {
+		return ""
+	}
+	defer func() {
+		_ = r.Close()         // read only
+		if recover() != nil { // the parser on a broken file: dcmsend's word must do
+			uid = ""
+		}
+	}()
+	size, err := r.Stat()
+	if err != nil {
+		return ""
+	}
+	parser, err := dicom.NewParser(r, size.Size(), nil)
+	if err != nil {
+		return ""
+	}
+	for {
+		element, err := parser.Next()
+		if err != nil || element.Tag.Compare(tag.SOPInstanceUID) > 0 {
+			return ""
+		}
+		if element.Tag == tag.SOPInstanceUID {
+			if values, ok := element.Value.GetValue().([]string); ok && len(values) == 1 {
+				return strings.TrimRight(values[0], " \x00")
+			}
+			return ""
+		}
+	}
 }
 
 // tally counts the router's record.
@@ -195,10 +261,10 @@ func (c *scene) record(ctx context.Context, files []*file) (tally, error) {
 	if err != nil {
 		return tally{}, err
 	}
-	byID := make(map[string]*file, len(files))
+	byID := make(map[string][]*file, len(files)) // a user may have the same instance twice
 	for _, f := range files {
 		if f.id != "" {
-			byID[f.id] = f
+			byID[f.id] = append(byID[f.id], f)
 		}
 	}
 	var t tally
@@ -228,7 +294,7 @@ func (c *scene) record(ctx context.Context, files []*file) (tally, error) {
 		case ended(row.State):
 			t.otherEnds++
 		}
-		if f := byID[row.Instance]; f != nil {
+		for _, f := range byID[row.Instance] {
 			f.state, f.reason = row.State, row.Reason
 			if f.reason == "" {
 				f.reason = row.LastError

@@ -16,7 +16,7 @@ func printTable(s *screen, files []*file) {
 	fmt.Fprintln(table, "FILE\tEXPECTED\tCLASS\tCONFIDENCE\tLABELS OF THE STUDY\tTAG\tFORWARDED TO\tMS")
 	var others []*file
 	for _, f := range files {
-		if !f.xray() {
+		if !f.picture() {
 			others = append(others, f)
 			continue
 		}
@@ -26,11 +26,23 @@ func printTable(s *screen, files []*file) {
 	if len(others) == 0 {
 		return
 	}
-	s.say("\nskipped:")
+	s.say("")
+	var reasons []string
+	byReason := map[string][]string{}
 	for _, f := range others {
-		s.say("  %s: %s", printable(f.name), why(f))
+		if byReason[why(f)] == nil {
+			reasons = append(reasons, why(f))
+		}
+		byReason[why(f)] = append(byReason[why(f)], f.name)
+	}
+	for _, reason := range reasons {
+		names := byReason[reason]
+		s.say("skipped   %d: %s", len(names), printable(reason, 160))
+		s.say("          %s", printable(strings.Join(names, ", "), 160))
 	}
 }
+
+const nameWidth = 40
 
 func row(f *file) []string {
 	class, confidence := orDash(f.state), "-"
@@ -39,25 +51,23 @@ func row(f *file) []string {
 		if f.result.Review {
 			class += " (review)"
 		}
-	} else if f.reason != "" {
-		class += ": " + f.reason
 	}
 	return []string{
-		printable(f.name), orDash(f.expected), printable(class), confidence, orDash(strings.Join(f.labels, ", ")), orDash(printable(f.tag)),
+		printable(f.name, nameWidth), orDash(f.expected), class, confidence, orDash(strings.Join(f.labels, ", ")), orDash(printable(f.tag, 16)),
 		orDash(strings.Join(f.arrived, ", ")), milliseconds(f),
 	}
 }
 
 // printable makes a stranger's text harmless for a terminal and short enough for a table.
-func printable(text string) string {
+func printable(text string, most int) string {
 	text = strings.Map(func(r rune) rune {
 		if strconv.IsPrint(r) {
 			return r
 		}
 		return '?'
 	}, text)
-	if letters := []rune(text); len(letters) > 80 {
-		return string(letters[:79]) + "…"
+	if letters := []rune(text); len(letters) > most {
+		return string(letters[:most-1]) + "…"
 	}
 	return text
 }
@@ -82,6 +92,9 @@ func why(f *file) string {
 	if f.notSent != "" {
 		return f.notSent
 	}
+	if f.xray() {
+		return f.reason
+	}
 	if f.sopClassName != "" {
 		return f.sopClassName + " is not X-ray"
 	}
@@ -92,7 +105,7 @@ func printSummary(s *screen, files []*file, failures []string) {
 	var known, agreed, review, xrays, labelled, arrived int
 	var times []time.Duration
 	for _, f := range files {
-		if !f.xray() {
+		if !f.picture() {
 			continue
 		}
 		xrays++
@@ -129,6 +142,6 @@ func printSummary(s *screen, files []*file, failures []string) {
 	}
 	s.say("\n%d things are not as they should be:", len(failures))
 	for _, failure := range failures {
-		s.say("  %s", printable(failure))
+		s.say("  %s", printable(failure, 240))
 	}
 }
