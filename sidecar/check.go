@@ -29,7 +29,7 @@ peers as Orthanc reaches them, the hook as the running router answers it. Nothin
 
 Exit status: 0 when nothing is wrong (warnings allowed), 1 otherwise.`,
 		Example: `  imaging-router --config /etc/imaging-router/config.yaml check
-  docker compose exec sidecar imaging-router check`,
+  docker compose exec imaging-router imaging-router check`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			r := &checks{out: cmd.OutOrStdout()}

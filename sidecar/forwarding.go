@@ -28,7 +28,7 @@ on       forwards, also where the configuration says pilot mode.
 default  goes back to what the configuration says (forwarding.enabled).
 status   shows how the switch stands.`,
 		Example: `  imaging-router forwarding off
-  docker compose exec sidecar imaging-router forwarding status`,
+  docker compose exec imaging-router imaging-router forwarding status`,
 		Args: cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, s, err := openDatabase(cmd)
