@@ -28,6 +28,7 @@ var commands = []func() *cobra.Command{
 	newClassifyCommand,
 	newForwardingCommand,
 	newHealthcheckCommand,
+	newInitCommand,
 	newJobsCommand,
 	newPhantomCommand,
 	newVersionCommand,
