@@ -116,8 +116,13 @@ mirror() {
     printf '%s\n' "$DEBIAN_MIRROR"
     return
   fi
+  local found
   # shellcheck disable=SC2016  # $(REPO_URI) is apt's own placeholder
-  apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' | grep -m 1 -E '/debian/?$'
+  found=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' | grep -m 1 -E '/debian/?$' || true)
+  if [ -z "$found" ]; then # a machine that has never updated its indexes, such as a fresh container
+    found=$(apt-get update --print-uris 2>/dev/null | sed -n "s#^'\\([^']*/debian/\\)dists/.*#\\1#p" | head -n 1)
+  fi
+  [ -n "$found" ] && printf '%s\n' "$found"
 }
 
 keyring=
