@@ -67,8 +67,9 @@ func (p *Pipeline) held(ctx context.Context, job *river.Job[jobs.Deliver], d sto
 	return false, nil
 }
 
-// heldPause is how long a delivery sleeps that the brake caught between two looks at the queues.
-const heldPause = 15 * time.Second
+// heldPause is how long a delivery sleeps that the brake caught before RunBrake, which looks every second, paused its queue. It is
+// also how long such a delivery may lag behind the release, so it is short: the paused queue holds it, not its sleep.
+const heldPause = 2 * time.Second
 
 // send takes the delivery from the state it is in to its arrival.
 func (p *Pipeline) send(ctx context.Context, d store.Delivery, to delivery.Destination) error {
