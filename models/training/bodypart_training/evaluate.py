@@ -69,31 +69,28 @@ def read_inputs(rows: list[Row], root: str, spec: picture.Spec) -> np.ndarray:
     return inputs
 
 
-def choose_thresholds(probabilities: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], arguments) -> dict[str, dict]:
-    """Per class: the threshold, and what in the validation split stands behind it.
+def log_ratio(rows: list[Row], config: Config) -> np.ndarray:
+    """Log of how often a class is in the train split over how often training drew it, up to a constant; float64 [classes]."""
+    counts = np.array([sum(row.split == "train" and row.label == name for row in rows) for name in config.classes])
+    return config.class_power * np.log(np.maximum(counts, 1))
 
-    A class that the split shows only a few times says little about itself: it takes at least the strictest threshold that a class
-    with enough pictures needed.
-    """
-    chosen: dict[str, dict] = {}
+
+def choose_thresholds(probabilities: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], arguments) -> dict[str, dict]:
+    """Per class: the threshold, and what in the validation split stands behind it."""
+    chosen = {}
     predicted, confidence = probabilities.argmax(1), probabilities.max(1)
-    own, few = {}, {}
-    for index, name in enumerate(classes):
-        mine = predicted == index
-        own[name] = threshold(confidence[mine], labels[mine] == index, arguments.precision) if mine.any() else 1.0
-        few[name] = int(mine.sum()) < arguments.few
-    strictest = max([arguments.small_floor] + [own[name] for name in classes if not few[name]])
     for index, name in enumerate(classes):
         mine = predicted == index
         right = labels[mine] == index
-        value = max(own[name], strictest if few[name] else arguments.floor)
-        value = float(np.ceil(value * 1e4) / 1e4)
+        own = threshold(confidence[mine], right, arguments.precision) if mine.any() else 1.0
+        value = max(own, arguments.small_floor if int(mine.sum()) < arguments.few else arguments.floor)
+        value = float(np.floor(value * 1e6) / 1e6)
         above = confidence[mine] >= value
         count, hits = int(above.sum()), int(right[above].sum())
         lower = wilson_lower(hits, count)
         chosen[name] = {
             "threshold": value,
-            "by_precision_alone": round(own[name], 4),
+            "by_precision_alone": round(own, 6),
             "val_predicted": int(mine.sum()),
             "val_above": count,
             "val_above_right": hits,
@@ -193,7 +190,7 @@ def run(arguments) -> int:
         raise ValueError(f"{arguments.data} is not the data that this run was trained from; prepare and train again")
     splits = ["val"] + [name for name in arguments.splits if name != "val"]
     figures = {"name": config.name, "version": config.version, "seed": config.seed, "data_sha256": state["data_sha256"], "splits": {}}
-    temperature, thresholds = 1.0, {}
+    temperature, thresholds, offsets = 1.0, {}, np.zeros(len(config.classes))
     for split in splits:
         inside = [row for row in rows if row.split == split]
         if not inside:
@@ -204,10 +201,15 @@ def run(arguments) -> int:
         logits = predict(network, inputs)
         print(f"{split}: {len(inside)} pictures, {1000 * (time.monotonic() - started) / len(inside):.1f} ms each", flush=True)
         if split == "val":
-            temperature = round(fit_temperature(logits, labels), 4)
-            support = choose_thresholds(softmax(logits, temperature), labels, config.classes, arguments)
+            ratio = log_ratio(rows, config)
+            temperature = round(fit_temperature(logits, labels, ratio), 4)
+            offsets = np.round(temperature * (ratio - ratio.mean()), 4)
+            support = choose_thresholds(softmax(logits + offsets, temperature), labels, config.classes, arguments)
             thresholds = {name: entry["threshold"] for name, entry in support.items()}
-            figures.update(temperature=temperature, thresholds=thresholds, threshold_support=support)
+            figures.update(
+                logit_offsets=offsets.tolist(), temperature=temperature, thresholds=thresholds, threshold_support=support
+            )
+        logits = logits + offsets
         measured = measure(inside, labels, logits, config.classes, temperature, thresholds, arguments.iterations)
         sheet = os.path.join(arguments.folder, f"mistakes-{split}.png")
         listed = mistakes(inside, labels, logits, inputs, config.classes, temperature, sheet)

@@ -51,11 +51,16 @@ def softmax(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
     return powers / powers.sum(1, keepdims=True)
 
 
-def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The temperature of least negative log-likelihood, between 0.05 and 20 (Guo et al., 2017, arXiv 1706.04599)."""
+def fit_temperature(logits: np.ndarray, labels: np.ndarray, log_ratio: np.ndarray | float = 0.0) -> float:
+    """The temperature of least negative log-likelihood, between 0.05 and 20 (Guo et al., 2017, arXiv 1706.04599).
+
+    Training draws rare classes more often than they are, so that the network believes in them too much. ``log_ratio`` [classes] is
+    the log of how often a class is over how often it was drawn: it is added to the logits divided by the temperature, which gives
+    the probabilities under the true frequencies (Saerens et al., 2002). As part of the logits it is temperature·log_ratio.
+    """
 
     def loss(log_temperature: float) -> float:
-        p = softmax(logits, math.exp(log_temperature))[np.arange(len(labels)), labels]
+        p = softmax(logits / math.exp(log_temperature) + log_ratio)[np.arange(len(labels)), labels]
         return float(-np.log(np.maximum(p, 1e-300)).mean())
 
     low, high = math.log(0.05), math.log(20.0)
