@@ -75,9 +75,10 @@ bench: onnxruntime ## Measure the picture steps and the network
 	go test -run '^$$' -bench . -benchmem -benchtime 2s ./sidecar/internal/picture ./sidecar/internal/classifier
 
 .PHONY: screenshot
-screenshot: prerequisites-demo build ## Make docs/images/orthanc-labels.png anew (needs chromium)
+screenshot: prerequisites-demo onnxruntime build ## Make the pictures of Orthanc's page in docs/images anew (needs chromium)
 	@orthanc/get-orthanc.sh 1.12 >/dev/null
-	@tests/demo/screenshot.sh
+	@go build -o bin/demo ./tests/demo
+	@bin/demo -screenshot docs/images
 
 .PHONY: clean
 clean: ## Remove what was built; .cache stays

@@ -27,6 +27,7 @@ type file struct {
 	sopInstanceUID, sopClass, sopClassName string
 	notSent                                string // why
 
+	study   string // Orthanc's identifier of its study
 	id      string // Orthanc's, "" when it is not in the archive
 	state   string // the router's record
 	reason  string
@@ -77,7 +78,7 @@ func shaped(class, tag, wrongTag string, i int) (phantom.Options, string) {
 }
 
 // ourFiles writes real X-rays of the test split where the machine has them, else drawings.
-func ourFiles(repository, dir string, each int) (files []*file, words string, err error) {
+func ourFiles(repository, dir string, each int, drawingsOnly bool) (files []*file, words string, err error) {
 	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return nil, "", err
 	}
@@ -85,9 +86,11 @@ func ourFiles(repository, dir string, each int) (files []*file, words string, er
 	if shared == "" {
 		shared = filepath.Join(repository, "..", "shared")
 	}
-	pictures, err := testSplit(filepath.Join(shared, "data"))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, "", err
+	var pictures map[string][]picture
+	if !drawingsOnly {
+		if pictures, err = testSplit(filepath.Join(shared, "data")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, "", err
+		}
 	}
 	for _, class := range classes {
 		for i := range each {
@@ -105,7 +108,7 @@ func ourFiles(repository, dir string, each int) (files []*file, words string, er
 			files = append(files, f)
 		}
 	}
-	words = fmt.Sprintf("%d drawings (no real X-rays are on this machine; the network has never seen drawings and may disagree)", len(files))
+	words = fmt.Sprintf("%d drawings (the network has never seen drawings and may disagree; where real X-rays are, it sends those)", len(files))
 	if pictures != nil {
 		words = fmt.Sprintf("%d real X-rays that the network was not trained on", len(files))
 	}

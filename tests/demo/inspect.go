@@ -114,7 +114,7 @@ func (i *inspection) instance(ctx context.Context, f *file) error {
 	if err != nil {
 		return err
 	}
-	f.labels = study.labels
+	f.study, f.labels = series.parent, study.labels
 	return nil
 }
 

@@ -26,6 +26,7 @@ type options struct {
 	model  string // folder of the network
 	router string // the built program
 	each   int    // X-rays of each class
+	photo  string // folder in which to save pictures of the archive's page
 	own    []string
 }
 
@@ -38,6 +39,7 @@ func run() int {
 	flags.StringVar(&o.model, "model", "models/mobilenet-v1-160", "folder with model.onnx and model.yaml")
 	flags.StringVar(&o.router, "router", "bin/imaging-router", "the program")
 	flags.IntVar(&o.each, "each", 4, "X-rays of each class")
+	flags.StringVar(&o.photo, "screenshot", "", "send drawings, save pictures of the archive's page in this folder, and end (needs chromium)")
 	flags.Usage = func() {
 		fmt.Fprint(flags.Output(), "usage: demo [flags] [DICOM file or folder ...]\n\nWithout files it sends X-rays of its own. `make demo` builds what it needs.\n\n")
 		flags.PrintDefaults()
@@ -83,7 +85,8 @@ func demo(ctx context.Context, o options, s *screen) (err error) {
 	if len(o.own) > 0 {
 		files, words, err = ownFiles(o.own)
 	} else {
-		files, words, err = ourFiles(repository, filepath.Join(dir, "xrays"), o.each)
+		// No real X-ray may get into a picture that is published.
+		files, words, err = ourFiles(repository, filepath.Join(dir, "xrays"), o.each, o.photo != "")
 	}
 	if err != nil {
 		return err
@@ -108,6 +111,9 @@ func demo(ctx context.Context, o options, s *screen) (err error) {
 	printTable(s, files)
 	printSummary(s, files, failures)
 	keepLogs = len(failures) > 0
+	if o.photo != "" {
+		return scene.photograph(ctx, o.photo, files)
+	}
 	if o.once {
 		if len(failures) > 0 {
 			return errIncomplete
