@@ -107,14 +107,6 @@ func (w *world) see(x *xray) shown {
 	return all[x.sop]
 }
 
-// studyLabels returns the labels of an X-ray's study, in order.
-func (w *world) studyLabels(x *xray) []string {
-	w.Helper()
-	labels := slices.Clone(w.see(x).StudyLabels)
-	slices.Sort(labels)
-	return labels
-}
-
 // labelled waits until an X-ray's study has exactly these labels.
 func (w *world) labelled(x *xray, labels ...string) {
 	w.Helper()

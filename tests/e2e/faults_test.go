@@ -24,6 +24,8 @@ func TestKilledAgainAndAgain(t *testing.T) {
 		const kills = 6
 		random := numbers(t)
 		w := newWorld(t, version, plan{hook: true})
+		crash := random.IntN(2) == 0 // of the archive, or an orderly stop
+		t.Logf("the archive is restarted after a crash: %t", crash)
 		files := many(t, random.Int64(), burst, func(n int) []picture { return realXRays(t, random, n) })
 		batches := slices.Collect(slices.Chunk(files, burst/4))
 		folders := make([]string, len(batches))
@@ -36,6 +38,12 @@ func TestKilledAgainAndAgain(t *testing.T) {
 		go func() {
 			for i, folder := range folders {
 				if i == len(folders)/2 {
+					if crash {
+						if err := w.archive.Kill(); err != nil {
+							fed <- err
+							return
+						}
+					}
 					if err := w.archive.Restart(context.WithoutCancel(t.Context())); err != nil {
 						fed <- err
 						return
@@ -112,7 +120,7 @@ func many(t *testing.T, seed int64, n int, pictures func(n int) []picture) []*xr
 func TestFollowerAlone(t *testing.T) {
 	orthanctest.Each(t, func(t *testing.T, version string) {
 		random := numbers(t)
-		w := newWorld(t, version, plan{})
+		w := newWorld(t, version, plan{archive: map[string]any{"JobsHistorySize": 10}}) // Orthanc's default: ended jobs are soon forgotten
 		files := many(t, random.Int64(), 60, func(n int) []picture { return realXRays(t, random, n) })
 		w.begun()
 		w.cstore(files[:30]...)
@@ -130,7 +138,7 @@ func TestFollowerAlone(t *testing.T) {
 // A router that is down does not slow the archive down, and catches up.
 func TestRouterDownDuringBurst(t *testing.T) {
 	orthanctest.Each(t, func(t *testing.T, version string) {
-		const n = 100
+		const n = 50
 		w := newWorld(t, version, plan{hook: true, alone: true})
 		files := make([]*xray, 0, 3*n)
 		for i := range 3 * n {

@@ -91,6 +91,41 @@ func TestBrake(t *testing.T) {
 	})
 }
 
+// What the brake held until it was older than route_max_age is not sent by its release.
+func TestBrakeHeldTooLong(t *testing.T) {
+	orthanctest.Each(t, func(t *testing.T, version string) {
+		w := newWorld(t, version, plan{hook: true, settings: routertest.Settings{"forwarding": routertest.Settings{"route_max_age": "4s"}}})
+		w.begun()
+		w.run("forwarding", "off")
+		held := of(t, "spine")
+		w.upload(held)
+		w.labelled(held, label("spine"))
+		w.old(held, 5*time.Second)
+		w.run("forwarding", "on")
+		w.idle()
+		w.nothingSent(held)
+		if n := w.metrics().Sum("deliveries", `state="expired"`); n != 1 {
+			t.Errorf("%v deliveries expired, want the one that was held", n)
+		}
+		fresh := of(t, "spine")
+		w.upload(fresh)
+		w.allRight([]*xray{fresh}, 1)
+	})
+}
+
+// old waits until the archive has had an X-ray for so long.
+func (w *world) old(x *xray, age time.Duration) {
+	w.Helper()
+	at, err := time.ParseInLocation("20060102T150405", w.see(x).Metadata["ReceptionDate"], time.UTC)
+	w.must(err)
+	w.eventually("it is old", func() error {
+		if got := time.Since(at); got < age {
+			return fmt.Errorf("%v", got)
+		}
+		return nil
+	})
+}
+
 // An archive that was there before the router is labelled from its beginning, and none of it is forwarded; what comes now is.
 func TestFromTheBeginning(t *testing.T) {
 	orthanctest.Each(t, func(t *testing.T, version string) {
@@ -133,15 +168,7 @@ func TestRouteMaxAge(t *testing.T) {
 		w.must(w.router.Stop())
 		old := of(t, "abdominal")
 		w.upload(old)
-		received := w.see(old).Metadata["ReceptionDate"]
-		at, err := time.ParseInLocation("20060102T150405", received, time.UTC)
-		w.must(err)
-		w.eventually("it is old", func() error {
-			if age := time.Since(at); age < 4*time.Second {
-				return fmt.Errorf("%v old", age)
-			}
-			return nil
-		})
+		w.old(old, 4*time.Second)
 		w.start()
 		w.labelled(old, label("abdominal"))
 		w.idle()
@@ -187,7 +214,7 @@ func TestCopiesAndReturns(t *testing.T) {
 			t.Errorf("%d POSTs, %d before the copies were made", n, sent)
 		}
 
-		returned := of(t, "abdominal") // the rules say: both
+		returned := of(t, "abdominal")                               // the rules say: both
 		w.archive.Username, w.archive.Password = "chest-ai", "chest" // its account at the archive
 		w.upload(returned)
 		w.archive.Username, w.archive.Password = "router", "secret"

@@ -110,7 +110,7 @@ func TestHumanLabels(t *testing.T) {
 // another content gets its own class and is delivered anew.
 func TestOverwrittenStudy(t *testing.T) {
 	orthanctest.Each(t, func(t *testing.T, version string) {
-		w := newWorld(t, version, plan{hook: true, archive: map[string]any{"OverwriteInstances": true}})
+		w := newWorld(t, version, plan{hook: true, archive: map[string]any{"OverwriteInstances": true, "CheckRevisions": true}})
 		w.begun()
 		x := of(t, "spine")
 		w.upload(x)

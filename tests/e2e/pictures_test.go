@@ -3,6 +3,7 @@ package e2e
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"encoding/csv"
 	"encoding/json"
 	"fmt"
@@ -143,8 +144,8 @@ var pool struct {
 	err  error
 }
 
-// pictured returns options of pictures that the network takes for the given class, so that a test decides what it will say: drawn ones, and where there are none of
-// that class, real ones. Which they are, the program itself says.
+// pictured returns options of pictures that the network takes for the given class, the surest first, so that a test decides what it will
+// say: drawn ones, and real ones where there are any. What the network takes them for, the program itself says.
 func pictured(t testing.TB, class string) []phantom.Options {
 	t.Helper()
 	pool.once.Do(func() { pool.all, pool.err = classifyPool(t) })
@@ -208,20 +209,21 @@ func classifyPool(t testing.TB) (map[string][]phantom.Options, error) {
 	}
 	all := map[string][]phantom.Options{}
 	paths := make([]string, 0, len(candidates))
-	found := map[string]string{}
+	found, confidence := map[string]string{}, map[string]float64{}
 	for line := range strings.Lines(out) {
 		var r struct {
 			File, Class string
+			Confidence  float64
 			Review      bool
 		}
 		if err := json.Unmarshal([]byte(line), &r); err != nil {
 			return nil, fmt.Errorf("classify: %q: %w", line, err)
 		}
 		if !r.Review {
-			found[r.File], paths = r.Class, append(paths, r.File)
+			found[r.File], confidence[r.File], paths = r.Class, r.Confidence, append(paths, r.File)
 		}
 	}
-	slices.Sort(paths)
+	slices.SortFunc(paths, func(a, b string) int { return cmp.Compare(confidence[b], confidence[a]) }) // the surest first
 	for _, path := range paths {
 		if o := candidates[path]; o.Class == found[path] {
 			all[o.Class] = append(all[o.Class], o)
@@ -233,12 +235,12 @@ func classifyPool(t testing.TB) (map[string][]phantom.Options, error) {
 // numbers returns the seeded random numbers of a test. A failure is repeated with E2E_SEED=n.
 func numbers(t testing.TB) *rand.Rand {
 	t.Helper()
-	seed := rand.Uint64() //nolint:gosec // not a secret
+	seed := rand.Uint64()
 	if text := os.Getenv("E2E_SEED"); text != "" {
 		if _, err := fmt.Sscan(text, &seed); err != nil {
 			t.Fatalf("E2E_SEED: %v", err)
 		}
 	}
 	t.Logf("E2E_SEED=%d", seed)
-	return rand.New(rand.NewPCG(seed, 1)) //nolint:gosec // not a secret
+	return rand.New(rand.NewPCG(seed, 1))
 }

@@ -21,6 +21,9 @@ var built struct {
 	folder string
 	path   string
 	err    error
+
+	model    sync.Once
+	modelErr error
 }
 
 // Main runs a package's tests and removes the program that they built. It is for TestMain: os.Exit(routertest.Main(m)).
@@ -96,14 +99,23 @@ func onnxRuntime() (string, error) {
 	return found[len(found)-1], nil
 }
 
-// Model returns the folder of the network that the product ships.
+// Model returns the folder of the network that the product ships: a copy, made once in a test process, so that a training that writes its
+// model in the meantime does not change what the tests see.
 func Model(t testing.TB) string {
 	t.Helper()
+	Binary(t)
 	repository, err := orthanctest.Repository()
 	if err != nil {
 		t.Fatal(err)
 	}
-	return filepath.Join(repository, "models", "mobilenet-v1-160")
+	folder := filepath.Join(built.folder, "model")
+	built.model.Do(func() {
+		built.modelErr = os.CopyFS(folder, os.DirFS(filepath.Join(repository, "models", "mobilenet-v1-160")))
+	})
+	if built.modelErr != nil {
+		t.Fatal(built.modelErr)
+	}
+	return folder
 }
 
 // Hook returns the path of the Lua hook that the product ships.
