@@ -56,7 +56,7 @@ training() {
 }
 
 mapfile -t product < <(go list ./sidecar/...)
-mapfile -t whole < <(go list ./tests/... | grep -v -e /tests/report$)
+mapfile -t whole < <(go list ./tests/...)
 step "go vet" go vet ./...
 if [ "$level" = unit ]; then
   step "Go tests of the product, with the race detector" gotest -race -short "${product[@]}"

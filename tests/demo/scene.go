@@ -251,7 +251,9 @@ func (c *scene) printAddresses(s *screen) {
 	s.say("          %s/-/ready", c.url)
 	s.say("          %s/metrics", c.url)
 	s.say("ask       %s jobs list --state published --config %s", c.shown(c.program), c.shown(c.config))
-	s.say("send      your own: dcmsend --call %s 127.0.0.1 %d FILE   or   make demo DICOM=/path", c.archive.AET, c.archive.DicomPort)
+	if dcmsend, err := orthanctest.Tool(c.archive.Version, "dcmsend"); err == nil {
+		s.say("send      %s --call %s 127.0.0.1 %d FILE", c.shown(dcmsend), c.archive.AET, c.archive.DicomPort)
+	}
 	s.say("\nCtrl-C stops everything and removes what was stored.")
 }
 
