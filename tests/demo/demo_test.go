@@ -69,7 +69,7 @@ func TestWhereTheRulesSend(t *testing.T) {
 		class      string
 		confidence float64
 		review     bool
-		to         []string
+		expected   []string
 	}{
 		{"adult_chest", 0.99, false, []string{chestAI}},
 		{"pediatric_chest", 0.5, false, []string{chestAI}},
@@ -79,7 +79,7 @@ func TestWhereTheRulesSend(t *testing.T) {
 		{"abdominal", 1, false, nil},
 		{"others", 1, false, nil},
 	} {
-		require.Equal(t, test.to, wanted(result{Class: test.class, Confidence: test.confidence, Review: test.review}), "%+v", test)
+		require.Equal(t, test.expected, wanted(result{Class: test.class, Confidence: test.confidence, Review: test.review}), "%+v", test)
 	}
 }
 

@@ -168,10 +168,10 @@ func lock(folder string) (release func(), err error) {
 
 // cleanUp removes the run's folder. After a failure the logs stay, and never the pictures: they may be a user's own.
 func cleanUp(dir string, keepLogs bool, s *screen) error {
-	if !keepLogs {
-		return os.RemoveAll(dir)
+	logs, err := filepath.Glob(filepath.Join(dir, "*", "orthanc.log"))
+	if !keepLogs || err != nil || len(logs) == 0 {
+		return errors.Join(err, os.RemoveAll(dir))
 	}
-	var err error
 	for _, part := range []string{"xrays", "archive/storage", chestAI + "/storage", spineAI + "/storage"} {
 		err = errors.Join(err, os.RemoveAll(filepath.Join(dir, part)))
 	}
