@@ -7,7 +7,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -132,7 +131,7 @@ func (r *checks) orthanc(ctx context.Context, c *config.Config) {
 	} else {
 		r.ok("changes", fmt.Sprintf("readable, the last is %d", last))
 	}
-	r.peers(ctx, c, client)
+	r.destinations(ctx, c, client)
 }
 
 func (r *checks) metadata(c *config.Config, system orthanc.System) {
@@ -159,31 +158,23 @@ func (r *checks) metadata(c *config.Config, system orthanc.System) {
 		fmt.Sprintf("add to Orthanc's configuration: \"UserMetadata\": {%s}", strings.Join(lines, ", ")))
 }
 
-func (r *checks) peers(ctx context.Context, c *config.Config, client *orthanc.Client) {
+func (r *checks) destinations(ctx context.Context, c *config.Config, client *orthanc.Client) {
 	if len(c.Destinations) == 0 {
 		r.ok("destinations", "none: labels only")
 		return
 	}
-	known, err := client.Peers(ctx)
-	if err != nil {
-		r.wrong("destinations", err.Error(), "the router's account must be allowed to GET /peers")
-		return
-	}
 	for _, d := range c.Destinations {
-		if _, exists := known[d.Peer]; !exists {
-			names := make([]string, 0, len(known))
-			for name := range known {
-				names = append(names, name)
-			}
-			slices.Sort(names)
-			r.wrong("destination", fmt.Sprintf("%s: Orthanc has no peer %q", d.Name, d.Peer), "Orthanc's peers are: "+orDefault(strings.Join(names, ", "), "none")+" (OrthancPeers)")
+		kind, err := destinationKind(d)
+		if err != nil {
+			r.wrong("destination", d.Name+": "+err.Error(), "")
 			continue
 		}
-		if system, err := client.PeerSystem(ctx, d.Peer); err != nil {
-			r.wrong("destination", fmt.Sprintf("%s: Orthanc does not reach peer %s: %v", d.Name, d.Peer, err), "check the peer's URL, account and certificate in OrthancPeers, and that it runs")
-		} else {
-			r.ok("destination", fmt.Sprintf("%s: peer %s answers, Orthanc %s", d.Name, d.Peer, system.Version))
+		found, err := kind.Check(ctx, client)
+		if err != nil {
+			r.wrong("destination", fmt.Sprintf("%s (%s): %v", d.Name, kind, err), "check its name, address, account and certificate there, and that it runs")
+			continue
 		}
+		r.ok("destination", fmt.Sprintf("%s (%s): %s", d.Name, kind, found))
 	}
 	if !c.Forwarding.Enabled {
 		r.warn("forwarding", "off by configuration (pilot mode): labels only", "set forwarding.enabled: true when the labels have convinced you")

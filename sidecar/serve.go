@@ -117,6 +117,10 @@ func newRouter(ctx context.Context, c *config.Config, log zerolog.Logger) (_ *ro
 	model := r.network.Model()
 	numbers.Model(model.ID(), model.SHA256, r.network.Provider(), r.network.RuntimeVersion())
 
+	to, err := destinations(c)
+	if err != nil {
+		return nil, err
+	}
 	r.pipeline = &pipeline.Pipeline{
 		Orthanc: client, Store: r.store, Reader: newReader(c), Classifier: r.network, Policy: c.Policy(model.Thresholds),
 		Objects: intake.Objects{SOPClasses: c.Intake.AcceptedSOPClasses(), Modalities: c.Intake.Modalities},
@@ -124,7 +128,7 @@ func newRouter(ctx context.Context, c *config.Config, log zerolog.Logger) (_ *ro
 			Orthanc: client, Store: r.store, Prefix: c.Publish.LabelPrefix, Levels: labelLevels(c), Log: log,
 			Numbers: publish.Numbers{BodyPart: c.Publish.Metadata.BodyPart, Result: c.Publish.Metadata.Result, Marker: c.Publish.Metadata.Marker},
 		},
-		Rules: c.Rules, Peers: &delivery.Peers{Orthanc: client}, Destinations: destinations(c), Forwarding: forwarding, Metrics: numbers, Log: log,
+		Rules: c.Rules, Jobs: &delivery.Jobs{Orthanc: client}, Destinations: to, Forwarding: forwarding, Metrics: numbers, Log: log,
 		RouteMaxAge: c.Forwarding.RouteMaxAge, GiveUpAfter: c.Forwarding.GiveUpAfter, Copies: c.Forwarding.Copies,
 		GonePause: gonePause, Transcoder: c.Picture.OrthancTranscoder, DecodeTries: decodeTries, ReconnectGap: reconnectGap,
 	}
@@ -230,12 +234,32 @@ func queueOptions(c *config.Config, log zerolog.Logger) jobs.Options {
 	}
 }
 
-func destinations(c *config.Config) map[string]delivery.Destination {
+func destinations(c *config.Config) (map[string]delivery.Destination, error) {
 	all := make(map[string]delivery.Destination, len(c.Destinations))
 	for _, d := range c.Destinations {
-		all[d.Name] = delivery.Destination{Name: d.Name, Peer: d.Peer, FromUsernames: d.FromUsernames, FromAETs: d.FromAETs, Timeout: d.Timeout}
+		kind, err := destinationKind(d)
+		if err != nil {
+			return nil, fmt.Errorf("destination %s: %w", d.Name, err)
+		}
+		all[d.Name] = delivery.Destination{Name: d.Name, Kind: kind, FromUsernames: d.FromUsernames, FromAETs: d.FromAETs, Timeout: d.Timeout}
 	}
-	return all
+	return all, nil
+}
+
+// destinationKind makes what the configuration names; it has exactly one of them.
+func destinationKind(d config.Destination) (delivery.Kind, error) {
+	switch {
+	case d.Modality != "":
+		return delivery.Modality{Name: d.Modality, Commit: d.StorageCommitment}, nil
+	case d.DICOMweb != "":
+		return delivery.DICOMweb{Name: d.DICOMweb}, nil
+	case d.Webhook.URL != "":
+		return delivery.NewWebhook(d.Webhook.URL, d.Webhook.Secret.Reveal(), d.Webhook.CAFile)
+	case d.Folder.Path != "":
+		return delivery.Folder{Path: d.Folder.Path, Template: d.Folder.Template}, nil
+	default:
+		return delivery.Peer{Name: d.Peer}, nil
+	}
 }
 
 func labelLevels(c *config.Config) []orthanc.Level {

@@ -153,13 +153,33 @@ type Forwarding struct {
 	Copies      bool          `yaml:"copies"`
 }
 
-// Destination is a place that rules can name.
+// Destination is a place that rules can name. It has exactly one of Peer, Modality, DICOMweb, Webhook and Folder.
 type Destination struct {
-	Name          string        `yaml:"name"`
-	Peer          string        `yaml:"peer"`
-	FromUsernames []string      `yaml:"from_usernames"`
-	FromAETs      []string      `yaml:"from_aets"`
-	Timeout       time.Duration `yaml:"timeout"`
+	Name              string        `yaml:"name"`
+	Peer              string        `yaml:"peer"`
+	Modality          string        `yaml:"modality"`
+	StorageCommitment bool          `yaml:"storage_commitment"`
+	DICOMweb          string        `yaml:"dicomweb"`
+	Webhook           Webhook       `yaml:"webhook"`
+	Folder            Folder        `yaml:"folder"`
+	FromUsernames     []string      `yaml:"from_usernames"`
+	FromAETs          []string      `yaml:"from_aets"`
+	Timeout           time.Duration `yaml:"timeout"`
+}
+
+// Webhook is an HTTP address that takes results as JSON.
+type Webhook struct {
+	URL        string `yaml:"url"`
+	SecretFile string `yaml:"secret_file"`
+	CAFile     string `yaml:"ca_file"`
+
+	Secret Secret `yaml:"-"` // the content of SecretFile
+}
+
+// Folder is a folder that takes DICOM files.
+type Folder struct {
+	Path     string `yaml:"path"`
+	Template string `yaml:"template"`
 }
 
 // Log says how much is written and how.

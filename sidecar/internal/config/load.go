@@ -106,6 +106,10 @@ func (c *Config) readSecrets(r *report) {
 	}
 	read("orthanc.password_file", c.Orthanc.PasswordFile, &c.Orthanc.Password)
 	read("server.hook_token_file", c.Server.HookTokenFile, &c.Server.HookToken)
+	for i := range c.Destinations {
+		w := &c.Destinations[i].Webhook
+		read(fmt.Sprintf("destinations[%d].webhook.secret_file", i), w.SecretFile, &w.Secret)
+	}
 }
 
 func (c *Config) compileRules(r *report) error {

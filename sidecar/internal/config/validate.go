@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"imagingrouter/sidecar/internal/bodypart"
+	"imagingrouter/sidecar/internal/delivery/layout"
 	"imagingrouter/sidecar/internal/suggest"
 )
 
@@ -208,10 +210,48 @@ func (c *Config) validateDestinations(r *report) {
 		default:
 			seen[d.Name] = i
 		}
-		if d.Peer == "" {
-			d.Peer = d.Name
-		}
+		d.validateKind(r, at)
 		positive(r, at+".timeout", d.Timeout)
+	}
+}
+
+// validateKind sees to it that a destination is of one kind; without any it is the peer of its own name.
+func (d *Destination) validateKind(r *report, at string) {
+	var kinds []string
+	for _, k := range []struct {
+		key string
+		set bool
+	}{
+		{"peer", d.Peer != ""}, {"modality", d.Modality != ""}, {"dicomweb", d.DICOMweb != ""},
+		{"webhook", d.Webhook != (Webhook{})}, {"folder", d.Folder != (Folder{})},
+	} {
+		if k.set {
+			kinds = append(kinds, k.key)
+		}
+	}
+	switch {
+	case len(kinds) > 1:
+		r.fail(at, "is of one kind, not of several (%s): make a destination of each", strings.Join(kinds, " and "))
+	case len(kinds) == 0:
+		d.Peer = d.Name
+	}
+	if d.StorageCommitment && d.Modality == "" {
+		r.fail(at+".storage_commitment", "is something that only a modality can be asked for")
+	}
+	if d.Webhook != (Webhook{}) {
+		if u, err := url.Parse(d.Webhook.URL); err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" {
+			r.fail(at+".webhook.url", "must begin with http:// or https:// (got %q)", d.Webhook.URL)
+		}
+	}
+	if d.Folder != (Folder{}) {
+		if !filepath.IsAbs(d.Folder.Path) {
+			r.fail(at+".folder.path", "must be an absolute path (got %q)", d.Folder.Path)
+		}
+		if d.Folder.Template != "" {
+			if err := layout.Check(d.Folder.Template); err != nil {
+				r.fail(at+".folder.template", "%v", err)
+			}
+		}
 	}
 }
 

@@ -3,8 +3,6 @@ package orthanc
 import (
 	"context"
 	"encoding/json"
-	"errors"
-	"net/http"
 	"net/url"
 	"strings"
 )
@@ -33,34 +31,8 @@ func (c *Client) PeerSystem(ctx context.Context, name string) (System, error) {
 //
 // A resource that is gone is a 404 up to Orthanc 1.12 and a 500 ("Internal error") since 1.13: ask for the instance to know.
 func (c *Client) StoreToPeer(ctx context.Context, peer string, resources []string, priority int, userData map[string]string) (string, error) {
-	for _, id := range resources {
-		if err := checkID("store to peer "+peer, id); err != nil {
-			return "", err
-		}
-	}
 	request := map[string]any{"Resources": resources, "Asynchronous": true, "Permissive": false, "Priority": priority}
-	if len(userData) > 0 {
-		s, err := c.known(ctx)
-		if err != nil {
-			return "", err
-		}
-		if s.KeepsUserData() {
-			request["UserData"] = userData
-		}
-	}
-	path := "/peers/" + url.PathEscape(peer) + "/store"
-	a, err := c.do(ctx, call{method: http.MethodPost, path: path, body: request})
-	if err != nil {
-		return "", err
-	}
-	var job struct{ ID string }
-	if err := a.decode(path, &job); err != nil {
-		return "", err
-	}
-	if job.ID == "" {
-		return "", errors.New("orthanc: " + path + ": the answer names no job")
-	}
-	return job.ID, nil
+	return c.submit(ctx, "/peers/"+url.PathEscape(peer)+"/store", resources, userData, request)
 }
 
 // The states of a job. Pending and Running go on by themselves; Paused waits for a person.

@@ -16,8 +16,8 @@ import (
 	"imagingrouter/sidecar/internal/store"
 )
 
-// Deliver brings one instance to one destination: it submits an asynchronous Orthanc job and follows it to its end. A failed one is
-// tried again as a new job until GiveUpAfter.
+// Deliver brings one instance to one destination: through an asynchronous Orthanc job that it follows to its end, or by itself. What
+// failed is tried again, as a new job, until GiveUpAfter.
 func (p *Pipeline) Deliver(ctx context.Context, job *river.Job[jobs.Deliver]) (err error) {
 	d, err := p.Store.Delivery(ctx, job.Args.Delivery)
 	if err != nil {
@@ -73,8 +73,20 @@ const heldPause = 2 * time.Second
 
 // send takes the delivery from the state it is in to its arrival.
 func (p *Pipeline) send(ctx context.Context, d store.Delivery, to delivery.Destination) error {
+	switch kind := to.Kind.(type) {
+	case delivery.Carrier:
+		return p.sendByOrthanc(ctx, d, to, kind)
+	case delivery.Sender:
+		return p.sendOurselves(ctx, d, to, kind)
+	default:
+		return fmt.Errorf("destination %s: nothing sends to %v", to.Name, to.Kind)
+	}
+}
+
+// sendByOrthanc hands the delivery to Orthanc as a job, unless Orthanc has one for it, and follows the job to its end.
+func (p *Pipeline) sendByOrthanc(ctx context.Context, d store.Delivery, to delivery.Destination, by delivery.Carrier) error {
 	if d.State == store.DeliverySubmitting {
-		id, found, err := p.Peers.Find(ctx, d, to)
+		id, found, err := p.Jobs.Find(ctx, d, by)
 		if err != nil {
 			return err
 		}
@@ -89,7 +101,7 @@ func (p *Pipeline) send(ctx context.Context, d store.Delivery, to delivery.Desti
 		if err := p.Store.Submitting(ctx, d.ID); err != nil {
 			return err
 		}
-		id, err := p.Peers.Submit(ctx, d, to)
+		id, err := p.Jobs.Submit(ctx, d, by)
 		if err != nil {
 			return err
 		}
@@ -98,7 +110,31 @@ func (p *Pipeline) send(ctx context.Context, d store.Delivery, to delivery.Desti
 		}
 		d.OrthancJob = id
 	}
-	return p.Peers.Follow(ctx, d.OrthancJob, to.Timeout)
+	return p.Jobs.Follow(ctx, d.OrthancJob, to.Timeout)
+}
+
+// sendOurselves hands over without Orthanc. After a crash in between it is done again: the receiver knows the delivery's id.
+func (p *Pipeline) sendOurselves(ctx context.Context, d store.Delivery, to delivery.Destination, by delivery.Sender) error {
+	row, err := p.Store.Instance(ctx, d.InstanceID)
+	if err != nil {
+		return err
+	}
+	result, known, err := p.Store.Result(ctx, d.InstanceID, d.ContentMD5, row.Model)
+	if err != nil {
+		return err
+	}
+	if !known {
+		return fmt.Errorf("the result of instance %s for this content is no longer kept", d.InstanceID)
+	}
+	if err := p.Store.Submitting(ctx, d.ID); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, to.Timeout)
+	defer cancel()
+	return by.Send(ctx, delivery.Parcel{
+		Delivery: d, StudyID: row.StudyID, SeriesID: row.SeriesID, Result: result,
+		File: func(ctx context.Context) ([]byte, error) { return p.Orthanc.File(ctx, d.InstanceID) },
+	})
 }
 
 // undelivered gives a failed attempt its meaning. Where Orthanc did not answer, the delivery keeps its state, so that the next attempt
@@ -106,7 +142,8 @@ func (p *Pipeline) send(ctx context.Context, d store.Delivery, to delivery.Desti
 func (p *Pipeline) undelivered(ctx context.Context, job *river.Job[jobs.Deliver], d store.Delivery, cause error) error {
 	p.Metrics.Retry(job.Kind)
 	p.trouble(ctx, job.JobRow, d.InstanceID, fmt.Errorf("delivery %s to %s: %w", d.ID, d.Destination, cause), "delivery not made yet")
-	open := errors.Is(cause, delivery.ErrUncertain) || orthanc.IsUnreachable(cause)
+	_, carried := p.Destinations[d.Destination].Kind.(delivery.Carrier)
+	open := errors.Is(cause, delivery.ErrUncertain) || carried && orthanc.IsUnreachable(cause)
 	if !open {
 		if err := p.Store.Unsent(ctx, d.ID, cause.Error()); err != nil {
 			return err

@@ -40,7 +40,7 @@ type Pipeline struct {
 	Policy       bodypart.Policy
 	Publisher    *publish.Publisher
 	Rules        *rules.Set
-	Peers        *delivery.Peers
+	Jobs         *delivery.Jobs
 	Destinations map[string]delivery.Destination
 	Forwarding   *Forwarding
 	Metrics      *metrics.Metrics

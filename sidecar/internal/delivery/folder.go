@@ -1,0 +1,75 @@
+package delivery
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"imagingrouter/sidecar/internal/delivery/layout"
+	"imagingrouter/sidecar/internal/orthanc"
+)
+
+// Folder writes DICOM files into a folder, for programs that watch one. A file appears whole or not at all: it is written under another
+// name beside its place, flushed to disk, and renamed. Writing it again (after a crash) replaces it by the same content.
+type Folder struct {
+	Path     string // must exist
+	Template string // see package layout; "" is layout.Default
+}
+
+// String implements Kind.
+func (f Folder) String() string { return "folder " + f.Path }
+
+// Check implements Kind: it creates and removes an empty file.
+func (f Folder) Check(context.Context, *orthanc.Client) (string, error) {
+	file, err := os.CreateTemp(f.Path, ".imaging-router-check-")
+	if err != nil {
+		return "", err
+	}
+	return "can be written", errors.Join(file.Close(), os.Remove(file.Name()))
+}
+
+// Send implements Sender.
+func (f Folder) Send(ctx context.Context, p Parcel) error {
+	if _, err := os.Stat(f.Path); err != nil { // a share that is not mounted must not fill the disk below it
+		return fmt.Errorf("write delivery %s: %w", p.ID, err)
+	}
+	content, err := p.File(ctx)
+	if err != nil {
+		return fmt.Errorf("write delivery %s: fetch instance %s: %w", p.ID, p.InstanceID, err)
+	}
+	name := layout.Name(f.Template, layout.Values{
+		Class: string(p.Result.Class), Study: p.StudyID, Series: p.SeriesID, Instance: p.InstanceID, Delivery: p.ID, Received: p.ReceivedAt,
+	})
+	path := filepath.Join(f.Path, filepath.FromSlash(name))
+	if err := writeWhole(path, content); err != nil {
+		return fmt.Errorf("write delivery %s: %w", p.ID, err)
+	}
+	return nil
+}
+
+// writeWhole puts content at path so that nobody ever sees a part of it, and a power cut leaves the old state or the new one.
+func writeWhole(path string, content []byte) error {
+	folder := filepath.Dir(path)
+	if err := os.MkdirAll(folder, 0o750); err != nil {
+		return err
+	}
+	file, err := os.CreateTemp(folder, ".part-")
+	if err != nil {
+		return err
+	}
+	_, err = file.Write(content)
+	err = errors.Join(err, file.Chmod(0o640), file.Sync(), file.Close())
+	if err == nil {
+		err = os.Rename(file.Name(), path)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(file.Name()))
+	}
+	dir, err := os.Open(folder)
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
+}

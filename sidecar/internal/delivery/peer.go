@@ -1,0 +1,44 @@
+package delivery
+
+import (
+	"context"
+	"fmt"
+
+	"imagingrouter/sidecar/internal/orthanc"
+	"imagingrouter/sidecar/internal/store"
+)
+
+// Peer is another Orthanc (OrthancPeers of the archive's configuration).
+type Peer struct{ Name string }
+
+// String implements Kind.
+func (p Peer) String() string { return "peer " + p.Name }
+
+// Check implements Kind: it asks the peer, through the archive, what it is.
+func (p Peer) Check(ctx context.Context, c *orthanc.Client) (string, error) {
+	known, err := c.Peers(ctx)
+	if err != nil {
+		return "", err
+	}
+	if _, exists := known[p.Name]; !exists {
+		return "", unknownName("peer", p.Name, "OrthancPeers", keys(known))
+	}
+	system, err := c.PeerSystem(ctx, p.Name)
+	if err != nil {
+		return "", fmt.Errorf("Orthanc does not reach it: %w", err) //nolint:staticcheck // a name
+	}
+	return "answers, Orthanc " + system.Version, nil
+}
+
+func (p Peer) submit(ctx context.Context, c *orthanc.Client, d store.Delivery) (string, error) {
+	return c.StoreToPeer(ctx, p.Name, []string{d.InstanceID}, 0, userData(d))
+}
+
+func (p Peer) recognise(ctx context.Context, c *orthanc.Client, d store.Delivery) (func(orthanc.Job) bool, error) {
+	peers, err := c.Peers(ctx)
+	address := peers[p.Name].URL
+	return func(j orthanc.Job) bool {
+		to, _ := j.Content["Peer"].([]any)
+		return j.Type == "OrthancPeerStore" && address != "" && len(to) > 0 && to[0] == address && onlyResource(j.Content["ParentResources"], d.InstanceID)
+	}, err
+}
