@@ -12,6 +12,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo deve
 LDFLAGS := -X main.version=$(VERSION)
 GO_FOLDERS := sidecar tests
 SCRIPTS = $(shell git ls-files --cached --others --exclude-standard '*.sh' .ci/run)
+PYTHON = $(shell git ls-files --cached --others --exclude-standard '*.py')
 LUA = $(shell git ls-files --cached --others --exclude-standard '*.lua')
 
 .PHONY: help
@@ -67,8 +68,7 @@ lint: prerequisites-lint ## Check format, vet, golangci-lint, shellcheck, Lua's 
 	go tool golangci-lint run ./...
 	shellcheck $(SCRIPTS)
 	luac -p $(LUA)
-	/usr/bin/env python3 -m compileall -q -f models/training sidecar/internal/classifier/testdata
-	@find models/training sidecar -name __pycache__ -prune -exec rm -r {} +
+	@python3 -c 'import sys; [compile(open(f, encoding="utf-8").read(), f, "exec") for f in sys.argv[1:]]' $(PYTHON)
 
 .PHONY: bench
 bench: onnxruntime ## Measure the picture steps and the network
