@@ -21,6 +21,9 @@ type event struct {
 	Output     string
 }
 
+// slow is from how many seconds on a passing test is worth a line.
+const slow = 5.0
+
 func main() {
 	if !report(os.Stdin, os.Stdout) {
 		os.Exit(1)
@@ -93,6 +96,9 @@ func (p *page) endTest(e event) {
 	switch e.Action {
 	case "pass":
 		p.tests[e.Package]++
+		if e.Elapsed >= slow { // so that one sees it move
+			fmt.Fprintf(p.w, "        %s %s  %.1f s\n", short(e.Package), e.Test, e.Elapsed)
+		}
 	case "skip":
 		p.skipped = append(p.skipped, short(e.Package)+" "+e.Test+": "+reason(output))
 	case "fail":

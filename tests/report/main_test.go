@@ -25,6 +25,16 @@ func TestWhatPassesIsOneLine(t *testing.T) {
 	require.Equal(t, "ok a 1 tests 1.2 s", strings.Join(strings.Fields(page), " "))
 }
 
+func TestWhatIsSlowIsALineOfItsOwn(t *testing.T) {
+	page, good := read(
+		`{"Action":"start","Package":"imagingrouter/a"}`,
+		`{"Action":"pass","Package":"imagingrouter/a","Test":"TestX","Elapsed":5.5}`,
+		`{"Action":"pass","Package":"imagingrouter/a","Elapsed":6}`,
+	)
+	require.True(t, good)
+	require.Contains(t, page, "a TestX  5.5 s\n")
+}
+
 func TestWhatFailsIsShownWhole(t *testing.T) {
 	page, good := read(
 		`{"Action":"start","Package":"imagingrouter/a"}`,
