@@ -1,0 +1,53 @@
+package layout
+
+import (
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestCheck(t *testing.T) {
+	for template, want := range map[string]string{
+		Default:                            "",
+		"{instance}":                       "",
+		"in/{date}/{class}-{delivery}.dcm": "",
+		"{class}.dcm":                      "must name {instance}",
+		"{patient}/{instance}":             "unknown placeholder {patient}",
+		"../{instance}.dcm":                "inside the folder",
+		"a/../../{instance}.dcm":           "inside the folder",
+		"/abs/{instance}.dcm":              "inside the folder",
+		"{instance}/":                      "ends in a file name",
+		"{instance} .dcm":                  "may hold",
+		"{instance":                        "must name",
+		"{{instance}}.dcm":                 "may hold",
+	} {
+		err := Check(template)
+		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v, want %q", template, err, want)
+		}
+	}
+}
+
+func TestName(t *testing.T) {
+	v := Values{Class: "spine", Study: "s", Series: "e", Instance: "i", Delivery: "d", Received: time.Date(2026, 1, 2, 0, 30, 0, 0, time.FixedZone("", 3600))}
+	if got := Name("", v); got != "spine/s/i.dcm" {
+		t.Error(got)
+	}
+	if got := Name("{date}/{series}/{delivery}", v); got != "2026-01-01/e/d" {
+		t.Error(got)
+	}
+}
+
+func FuzzTemplate(f *testing.F) {
+	f.Add(Default)
+	f.Add("../{instance}")
+	f.Fuzz(func(t *testing.T, template string) {
+		if Check(template) != nil {
+			return
+		}
+		if name := Name(template, Values{Class: "c", Study: "s", Series: "e", Instance: "i", Delivery: "d"}); !filepath.IsLocal(name) {
+			t.Fatalf("%q leads out of the folder: %q", template, name)
+		}
+	})
+}

@@ -1,0 +1,178 @@
+package delivery
+
+import (
+	"context"
+	"crypto/hmac"
+	"encoding/json"
+	"errors"
+	"io"
+	"io/fs"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"imagingrouter/sidecar/internal/bodypart"
+	"imagingrouter/sidecar/internal/store"
+)
+
+func parcel(content string) Parcel {
+	return Parcel{
+		Delivery: store.Delivery{ID: "d-1", InstanceID: "inst", ContentMD5: "md5", Rule: "chests", ReceivedAt: time.Date(2026, 8, 20, 23, 30, 0, 0, time.UTC)},
+		StudyID:  "study", SeriesID: "series",
+		Result: bodypart.Result{Prediction: bodypart.Prediction{Class: bodypart.AdultChest, Confidence: .98}, Model: "m@1", Reasons: []bodypart.Reason{}},
+		File:   func(context.Context) ([]byte, error) { return []byte(content), nil },
+	}
+}
+
+func TestWebhookIsSignedAndNamesTheDelivery(t *testing.T) {
+	var got *http.Request
+	var body []byte
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		got = r
+		body, _ = io.ReadAll(r.Body)
+		w.WriteHeader(http.StatusAccepted)
+	}))
+	defer server.Close()
+	w, err := NewWebhook(server.URL+"/in?key=hidden", "shared secret", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Send(context.Background(), parcel("")); err != nil {
+		t.Fatal(err)
+	}
+	if got.Header.Get(HeaderDelivery) != "d-1" || got.Header.Get("Content-Type") != "application/json" {
+		t.Errorf("headers %v", got.Header)
+	}
+	want := Sign("shared secret", got.Header.Get(HeaderTimestamp), body)
+	if !hmac.Equal([]byte(want), []byte(got.Header.Get(HeaderSignature))) || !strings.HasPrefix(want, "sha256=") || len(want) != 7+64 {
+		t.Errorf("signature %q, want %q", got.Header.Get(HeaderSignature), want)
+	}
+	if Sign("another secret", got.Header.Get(HeaderTimestamp), body) == want || Sign("shared secret", "0", body) == want {
+		t.Error("the signature does not depend on secret and time")
+	}
+	var v map[string]any
+	if err := json.Unmarshal(body, &v); err != nil || v["instance"] != "inst" || v["study"] != "study" || v["class"] != "adult_chest" || v["model"] != "m@1" {
+		t.Errorf("body %s, %v", body, err)
+	}
+	if strings.Contains(w.String(), "hidden") {
+		t.Errorf("%s shows the query", w)
+	}
+	if found, err := w.Check(context.Background(), nil); err != nil || !strings.Contains(found, "signed") {
+		t.Errorf("check: %q %v", found, err)
+	}
+}
+
+// TestSignIsWhatTheDocumentsSay holds the signature against a value computed elsewhere:
+// printf '1700000000.{"a":1}' | openssl dgst -sha256 -hmac key
+func TestSignIsWhatTheDocumentsSay(t *testing.T) {
+	const want = "sha256=a438e398bfafc57e4396bb7fc2304422f0f768e965d073ca313cb52e22e6ad03"
+	if got := Sign("key", "1700000000", []byte(`{"a":1}`)); got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+}
+
+func TestWebhookFailures(t *testing.T) {
+	var elsewhere int
+	other := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { elsewhere++ }))
+	defer other.Close()
+	for name, answer := range map[string]http.HandlerFunc{
+		"HTTP 500": func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(500) },
+		"HTTP 404": func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(404) },
+		"HTTP 307": func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, other.URL, 307) },
+	} {
+		server := httptest.NewServer(answer)
+		w, err := NewWebhook(server.URL+"/?key=hidden", "", "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := w.Send(context.Background(), parcel("")); err == nil || !strings.Contains(err.Error(), name) || strings.Contains(err.Error(), "hidden") {
+			t.Errorf("%s: %v", name, err)
+		}
+		server.Close()
+		if err := w.Send(context.Background(), parcel("")); err == nil || strings.Contains(err.Error(), "hidden") {
+			t.Errorf("closed: %v", err)
+		}
+		if _, err := w.Check(context.Background(), nil); err == nil {
+			t.Error("check of a closed server passes")
+		}
+	}
+	if elsewhere > 0 {
+		t.Error("a redirect was followed to a host that is not configured")
+	}
+	for _, address := range []string{"", "ftp://x", "http://", "x"} {
+		if _, err := NewWebhook(address, "", ""); err == nil {
+			t.Errorf("%q was accepted", address)
+		}
+	}
+}
+
+func TestWebhookEndsWithItsContext(t *testing.T) {
+	release := make(chan struct{})
+	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-release }))
+	defer server.Close()
+	defer close(release)
+	w, err := NewWebhook(server.URL, "", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+	defer cancel()
+	if err := w.Send(ctx, parcel("")); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a hanging receiver: %v", err)
+	}
+}
+
+func TestFolderWritesWholeFiles(t *testing.T) {
+	root := t.TempDir()
+	f := Folder{Path: root, Template: "{date}/{class}/{study}/{series}/{instance}.dcm"}
+	for _, content := range []string{"first", "first again, after a crash"} {
+		if err := f.Send(context.Background(), parcel(content)); err != nil {
+			t.Fatal(err)
+		}
+		got, err := os.ReadFile(filepath.Join(root, "2026-08-20", "adult_chest", "study", "series", "inst.dcm"))
+		if err != nil || string(got) != content {
+			t.Errorf("%q, %v; want %q", got, err, content)
+		}
+	}
+	var names []string
+	if err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && !d.IsDir() {
+			names = append(names, path)
+		}
+		return err
+	}); err != nil || len(names) != 1 {
+		t.Errorf("left behind: %v, %v", names, err)
+	}
+	if found, err := f.Check(context.Background(), nil); err != nil || found == "" {
+		t.Errorf("check: %q %v", found, err)
+	}
+}
+
+func TestFolderFailures(t *testing.T) {
+	root := t.TempDir()
+	absent := Folder{Path: filepath.Join(root, "not-mounted")}
+	if err := absent.Send(context.Background(), parcel("x")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("an absent folder: %v", err)
+	}
+	if _, err := os.Stat(absent.Path); err == nil {
+		t.Error("an absent folder was made: files would land on the disk under the mount point")
+	}
+	if _, err := absent.Check(context.Background(), nil); err == nil {
+		t.Error("check of an absent folder passes")
+	}
+	failing := parcel("")
+	failing.File = func(context.Context) ([]byte, error) { return nil, errors.New("no file") }
+	if err := (Folder{Path: root}).Send(context.Background(), failing); err == nil || !strings.Contains(err.Error(), "fetch instance inst") {
+		t.Errorf("a file that cannot be fetched: %v", err)
+	}
+	if err := os.WriteFile(filepath.Join(root, "adult_chest"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := (Folder{Path: root}).Send(context.Background(), parcel("x")); err == nil || !strings.Contains(err.Error(), "write delivery d-1") {
+		t.Errorf("a file where a folder should be: %v", err)
+	}
+}
