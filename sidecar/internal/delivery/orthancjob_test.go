@@ -59,7 +59,7 @@ func freePort(t *testing.T) int {
 		t.Fatal(err)
 	}
 	defer func() { _ = l.Close() }()
-	return l.Addr().(*net.TCPAddr).Port //nolint:forcetypeassert // of a TCP listener
+	return l.Addr().(*net.TCPAddr).Port
 }
 
 // stored puts a phantom into the archive and returns a delivery of it.
@@ -180,7 +180,7 @@ func TestHangingDestinationIsCancelled(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer func() { _ = hole.Close() }()
-		s, ctx := newScene(t, version, map[string]any{"hole": []any{"HOLE", "127.0.0.1", hole.Addr().(*net.TCPAddr).Port}}), context.Background() //nolint:forcetypeassert // TCP
+		s, ctx := newScene(t, version, map[string]any{"hole": []any{"HOLE", "127.0.0.1", hole.Addr().(*net.TCPAddr).Port}}), context.Background()
 		job, err := s.jobs.Submit(ctx, s.stored(t, "hanging"), Modality{Name: "hole"})
 		if err != nil {
 			t.Fatal(err)

@@ -80,9 +80,11 @@ func TestWebhookFailures(t *testing.T) {
 	other := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { elsewhere++ }))
 	defer other.Close()
 	for name, answer := range map[string]http.HandlerFunc{
-		"HTTP 500": func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(500) },
-		"HTTP 404": func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(404) },
-		"HTTP 307": func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, other.URL, 307) },
+		"HTTP 500": func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) },
+		"HTTP 404": func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNotFound) },
+		"HTTP 307": func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, other.URL, http.StatusTemporaryRedirect)
+		},
 	} {
 		server := httptest.NewServer(answer)
 		w, err := NewWebhook(server.URL+"/?key=hidden", "", "")
