@@ -80,6 +80,10 @@ screenshot: prerequisites-demo onnxruntime build ## Make the pictures of Orthanc
 	@go build -o bin/demo ./tests/demo
 	@bin/demo -screenshot docs/images
 
+.PHONY: package
+package: onnxruntime build ## Build dist/imaging-router_<version>_<architecture>.deb (apt install ./dist/…)
+	@VERSION='$(VERSION)' packaging/build-deb.sh bin/imaging-router "$$(sidecar/get-onnxruntime.sh)"
+
 .PHONY: clean
 clean: ## Remove what was built; .cache stays
-	rm -rf bin .tmp
+	rm -rf bin dist .tmp

@@ -88,7 +88,11 @@ func libraryCandidates(wanted string) (paths []string, named bool) {
 	}
 	if program, err := os.Executable(); err == nil {
 		beside := filepath.Dir(program)
-		for _, p := range []string{filepath.Join(beside, "libonnxruntime.so.1"), filepath.Join(beside, "..", "lib", "libonnxruntime.so.1")} {
+		for _, p := range []string{
+			filepath.Join(beside, "libonnxruntime.so.1"),
+			filepath.Join(beside, "..", "lib", "imaging-router", "libonnxruntime.so.1"), // of the Debian package
+			filepath.Join(beside, "..", "lib", "libonnxruntime.so.1"),
+		} {
 			if exists(p) {
 				paths = append(paths, p)
 			}

@@ -65,7 +65,7 @@ func (m Model) Spec() picture.Spec {
 }
 
 // FindDir returns where a model folder lies. A relative path is looked up in the working directory, then beside the program
-// and one above it, so that bin/imaging-router finds models/ from everywhere.
+// and one above it, so that bin/imaging-router finds models/ from everywhere, then in share/imaging-router, as the Debian package has it.
 func FindDir(dir string) string {
 	if filepath.IsAbs(dir) || exists(filepath.Join(dir, ModelFile)) {
 		return dir
@@ -74,7 +74,8 @@ func FindDir(dir string) string {
 	if err != nil {
 		return dir
 	}
-	for _, base := range []string{filepath.Dir(program), filepath.Dir(filepath.Dir(program))} {
+	beside, above := filepath.Dir(program), filepath.Dir(filepath.Dir(program))
+	for _, base := range []string{beside, above, filepath.Join(above, "share", "imaging-router")} {
 		if found := filepath.Join(base, dir); exists(filepath.Join(found, ModelFile)) {
 			return found
 		}
