@@ -40,6 +40,9 @@ type Lua struct {
 const luaQuestion = `local c = GetOrthancConfiguration()
 print(DumpJson({ hook = OnStoredInstance ~= nil, scripts = c["LuaScripts"], jobs = c["ConcurrentJobs"], history = c["JobsHistorySize"] }, true))`
 
+// pagePlugin stands among the plugins and is none: the part of Orthanc's page that plugins extend.
+const pagePlugin = "explorer.js"
+
 // Look asks an Orthanc what it is. With askLua it also runs a script of two lines inside it, which reads four values of the configuration:
 // over REST alone nobody can know which Lua scripts are loaded.
 func Look(ctx context.Context, c *orthanc.Client, askLua bool) (Archive, error) {
@@ -70,6 +73,9 @@ func Look(ctx context.Context, c *orthanc.Client, askLua bool) (Archive, error) 
 	}
 	a.Plugins = make(map[string]string, len(names))
 	for _, name := range names {
+		if name == pagePlugin {
+			continue
+		}
 		if a.Plugins[name], err = c.PluginVersion(ctx, name); err != nil && !orthanc.IsNotFound(err) {
 			return a, fmt.Errorf("ask plugin %s for its version: %w", name, err)
 		}

@@ -225,9 +225,7 @@ func (p *Plan) storage() {
 func (p *Plan) plugins() {
 	names := make([]string, 0, len(p.Archive.Plugins))
 	for _, name := range sorted(p.Archive.Plugins) {
-		if name != "explorer.js" { // the page itself
-			names = append(names, strings.TrimSpace(name+" "+p.Archive.Plugins[name]))
-		}
+		names = append(names, strings.TrimSpace(name+" "+p.Archive.Plugins[name]))
 	}
 	if len(names) == 0 {
 		names = []string{"none"}

@@ -94,7 +94,7 @@ func TestWhatIsSaid(t *testing.T) {
 	a := archive()
 	a.Username = ""
 	a.System.Version, a.System.ConcurrentJobs, a.System.OverwriteInstances, a.System.ReadOnly = "1.12.7", 0, "Never", true
-	a.Plugins = map[string]string{"gdcm": "1.8", "dicom-web": "1.20", "orthanc-explorer-2": "1.9", "explorer.js": ""}
+	a.Plugins = map[string]string{"gdcm": "1.8", "dicom-web": "1.20", "orthanc-explorer-2": "1.9"}
 	a.Storage = orthanc.Storage{StoreMD5ForAttachments: &off, MaximumStorageMode: "Recycle", MaximumPatientCount: 100}
 	a.Modalities = map[string]orthanc.Modality{"ct": {}}
 	a.LuaRefused = true
