@@ -56,6 +56,8 @@ done
 for file in docs/*.md README.md CHANGELOG.md; do
   put 644 "$file" "${doc#"$STAGE"/}/$(basename -- "$file")"
 done
+# The weights are under terms of their own.
+if [ -f models/LICENSE.md ]; then put 644 models/LICENSE.md usr/share/imaging-router/models/LICENSE.md; fi
 put 644 LICENSE "${doc#"$STAGE"/}/copyright"
 # The example is written for containers; here the secrets lie beside the configuration, and Orthanc on the same machine.
 mkdir -p "$STAGE/etc/imaging-router"

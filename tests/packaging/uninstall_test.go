@@ -181,7 +181,7 @@ func uninstall(t *testing.T, version string, revisions bool) {
 // change overwrites a metadata of an Orthanc that checks revisions.
 func change(t *testing.T, s *orthanctest.Server, path, value string) {
 	t.Helper()
-	request := func(method, body, etag string) *http.Response {
+	request := func(method, body, etag string) string {
 		q, err := http.NewRequestWithContext(context.WithoutCancel(t.Context()), method, s.URL+path, strings.NewReader(body))
 		if err != nil {
 			t.Fatal(err)
@@ -200,7 +200,7 @@ func change(t *testing.T, s *orthanctest.Server, path, value string) {
 		if answer.StatusCode != http.StatusOK {
 			t.Fatalf("%s %s: HTTP %d", method, path, answer.StatusCode)
 		}
-		return answer
+		return answer.Header.Get("ETag")
 	}
-	request(http.MethodPut, value, request(http.MethodGet, "", "").Header.Get("ETag"))
+	request(http.MethodPut, value, request(http.MethodGet, "", ""))
 }

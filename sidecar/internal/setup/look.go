@@ -24,8 +24,9 @@ type Archive struct {
 	Plugins    map[string]string // name to version
 	Peers      map[string]orthanc.Peer
 	Modalities map[string]orthanc.Modality
-	Lua        *Lua // nil when it was not asked, or could not be
-	LuaRefused bool // it was asked, and ExecuteLuaEnabled is off
+	Lua        *Lua     // nil when it was not asked, or could not be
+	LuaRefused bool     // it was asked, and ExecuteLuaEnabled is off
+	Hidden     []string // what this account may not look at
 }
 
 // Lua is what Orthanc's own Lua says about its configuration.
@@ -61,14 +62,14 @@ func Look(ctx context.Context, c *orthanc.Client, askLua bool) (Archive, error) 
 	if a.Storage, err = c.Storage(ctx); err != nil {
 		return a, err
 	}
-	if a.Peers, err = c.Peers(ctx); err != nil {
+	if a.Peers, err = c.Peers(ctx); a.seen("peers", &err) != nil {
 		return a, fmt.Errorf("list Orthanc's peers: %w", err)
 	}
-	if a.Modalities, err = c.Modalities(ctx); err != nil {
+	if a.Modalities, err = c.Modalities(ctx); a.seen("modalities", &err) != nil {
 		return a, fmt.Errorf("list Orthanc's modalities: %w", err)
 	}
 	names, err := c.Plugins(ctx)
-	if err != nil {
+	if a.seen("plugins", &err) != nil {
 		return a, fmt.Errorf("list Orthanc's plugins: %w", err)
 	}
 	a.Plugins = make(map[string]string, len(names))
@@ -76,14 +77,25 @@ func Look(ctx context.Context, c *orthanc.Client, askLua bool) (Archive, error) 
 		if name == pagePlugin {
 			continue
 		}
-		if a.Plugins[name], err = c.PluginVersion(ctx, name); err != nil && !orthanc.IsNotFound(err) {
+		if a.Plugins[name], err = c.PluginVersion(ctx, name); err != nil && !orthanc.IsNotFound(err) && !orthanc.IsDenied(err) {
 			return a, fmt.Errorf("ask plugin %s for its version: %w", name, err)
 		}
 	}
 	if askLua {
-		err = a.askLua(ctx, c)
+		if err := a.askLua(ctx, c); err != nil {
+			return a, err
+		}
 	}
-	return a, err
+	return a, nil
+}
+
+// seen turns a refusal into a note: an account that may do only what the router needs does not see everything.
+func (a *Archive) seen(what string, err *error) error {
+	if orthanc.IsDenied(*err) {
+		a.Hidden = append(a.Hidden, what)
+		*err = nil
+	}
+	return *err
 }
 
 func (a *Archive) askLua(ctx context.Context, c *orthanc.Client) error {

@@ -125,6 +125,10 @@ func (p *Plan) account() {
 		return
 	}
 	p.found("ok", "account", "%s is let in", p.Archive.Username)
+	if len(p.Archive.Hidden) > 0 {
+		p.found("note", "account", "%s may not look at Orthanc's %s: they are left out here. An administrator's account sees more",
+			p.Archive.Username, strings.Join(p.Archive.Hidden, ", "))
+	}
 }
 
 // metadata chooses three numbers that nobody else has, and names for them.
@@ -230,7 +234,9 @@ func (p *Plan) plugins() {
 	if len(names) == 0 {
 		names = []string{"none"}
 	}
-	p.found("ok", "plugins", "%s", strings.Join(names, ", "))
+	if !slices.Contains(p.Archive.Hidden, "plugins") {
+		p.found("ok", "plugins", "%s", strings.Join(names, ", "))
+	}
 	if p.Archive.GDCMDangerous() {
 		p.found("warn", "plugins", "the GDCM plugin in Orthanc before 1.13 is known to end the whole server on some JPEG 2000 pictures. "+
 			"The router decodes on its own side; leave picture.orthanc_transcoder off, and think of updating Orthanc")
@@ -259,13 +265,15 @@ func (p *Plan) neighbours() {
 	for _, name := range sorted(p.Archive.Peers) {
 		peers = append(peers, name+" ("+p.Archive.Peers[name].URL+")")
 	}
-	if len(peers) == 0 {
+	switch {
+	case slices.Contains(p.Archive.Hidden, "peers"): // said already
+	case len(peers) == 0:
 		p.found("note", "destinations", "Orthanc has no peers (OrthancPeers): the router can label, and has nowhere to forward to")
-	} else {
+	default:
 		p.found("ok", "destinations", "peers: %s", strings.Join(peers, ", "))
 	}
 	if names := sorted(p.Archive.Modalities); len(names) > 0 {
-		p.found("note", "destinations", "modalities (%s) are no destinations: the router forwards to peers", strings.Join(names, ", "))
+		p.found("note", "destinations", "modalities that Orthanc knows: %s. Only peers are filled in as destinations; docs/configuration.md tells of other kinds", strings.Join(names, ", "))
 	}
 }
 

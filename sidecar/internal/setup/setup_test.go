@@ -102,7 +102,7 @@ func TestWhatIsSaid(t *testing.T) {
 	for _, want := range []string{
 		"without a name and password", "does not say its ConcurrentJobs", "OverwriteInstances is Never: a corrected", "StoreMD5ForAttachments is off",
 		"deletes the oldest patients", "read-only", "dicom-web 1.20, gdcm 1.8, orthanc-explorer-2 1.9\n", "end the whole server", "EnableMultiLabelsSearch",
-		"ExecuteLuaEnabled is off", "no peers", "modalities (ct)",
+		"ExecuteLuaEnabled is off", "no peers", "modalities that Orthanc knows: ct",
 	} {
 		if !strings.Contains(findings(p), want) {
 			t.Errorf("it does not say %q:\n%s", want, findings(p))
@@ -266,6 +266,23 @@ func TestHookSettings(t *testing.T) {
 		if !strings.Contains(text, want) {
 			t.Errorf("the hook lacks %s", want)
 		}
+	}
+}
+
+// An account that may see /system and little else, as lua/router-rights.lua makes one.
+func TestLookWithFewRights(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/system" {
+			w.WriteHeader(http.StatusForbidden)
+			return
+		}
+		_, _ = w.Write([]byte(`{"Version":"1.13.0","HasLabels":true}`))
+	}))
+	defer server.Close()
+	a := must[Archive](t)(Look(t.Context(), must[*orthanc.Client](t)(orthanc.New(orthanc.Options{URL: server.URL})), true))
+	a.URL, a.Username = server.URL, "router"
+	if says := findings(plan(t, a, Options{})); !strings.Contains(says, "may not look at Orthanc's peers, modalities, plugins") || strings.Contains(says, "no peers") {
+		t.Errorf("it says\n%s", says)
 	}
 }
 

@@ -9,13 +9,15 @@ import (
 // Resource is something of Orthanc's that carries, or may carry, what the router wrote. Level is instances, series or studies.
 type Resource struct{ Level, ID string }
 
+func scanResource(row scanner) (r Resource, err error) {
+	err = row.Scan(&r.Level, &r.ID)
+	return r, err
+}
+
 // MarkedResources returns every resource that the router gave labels or a marker to: those of the ledger, whatever their state, and the
 // series and studies of the instances that it knows.
 func (s *Store) MarkedResources(ctx context.Context) ([]Resource, error) {
-	return collect(ctx, s.read, func(sc scanner) (Resource, error) {
-		var r Resource
-		return r, sc.Scan(&r.Level, &r.ID)
-	}, `SELECT level, resource_id FROM label
+	return collect(ctx, s.read, scanResource, `SELECT level, resource_id FROM label
 		UNION SELECT 'series', series_id FROM instance WHERE series_id <> ''
 		UNION SELECT 'studies', study_id FROM instance WHERE study_id <> '' ORDER BY 1, 2`)
 }
@@ -23,10 +25,7 @@ func (s *Store) MarkedResources(ctx context.Context) ([]Resource, error) {
 // LabelledOnly returns the series and studies of the ledger of which no instance is in the database any more: their stories were
 // forgotten (database.keep), and what was written to their instances must be looked for in Orthanc.
 func (s *Store) LabelledOnly(ctx context.Context) ([]Resource, error) {
-	return collect(ctx, s.read, func(sc scanner) (Resource, error) {
-		var r Resource
-		return r, sc.Scan(&r.Level, &r.ID)
-	}, `SELECT DISTINCT level, resource_id FROM label WHERE
+	return collect(ctx, s.read, scanResource, `SELECT DISTINCT level, resource_id FROM label WHERE
 		(level = 'series' AND resource_id NOT IN (SELECT series_id FROM instance)) OR
 		(level = 'studies' AND resource_id NOT IN (SELECT study_id FROM instance)) OR
 		(level = 'instances' AND resource_id NOT IN (SELECT id FROM instance)) ORDER BY 1, 2`)
@@ -35,19 +34,18 @@ func (s *Store) LabelledOnly(ctx context.Context) ([]Resource, error) {
 // ClassifiedInstances returns the instances that have a result, and so may carry metadata of ours. Those up to the identifier after that
 // ended before since are left out: an interrupted run has dealt with them.
 func (s *Store) ClassifiedInstances(ctx context.Context, after string, since time.Time) ([]string, error) {
-	return collect(ctx, s.read, func(sc scanner) (string, error) {
-		var id string
-		return id, sc.Scan(&id)
-	}, `SELECT DISTINCT r.instance_id FROM result r LEFT JOIN instance i ON i.id = r.instance_id
+	return collect(ctx, s.read, scanText, `SELECT DISTINCT r.instance_id FROM result r LEFT JOIN instance i ON i.id = r.instance_id
 		WHERE r.instance_id > ? OR coalesce(i.finished_at, 0) >= ? OR coalesce(i.finished_at, 0) = 0 ORDER BY 1`, after, toMillis(since))
 }
 
 // ClassesOf returns the classes that were ever recorded for an instance, over all its contents and models.
 func (s *Store) ClassesOf(ctx context.Context, id string) ([]string, error) {
-	return collect(ctx, s.read, func(sc scanner) (string, error) {
-		var class string
-		return class, sc.Scan(&class)
-	}, "SELECT DISTINCT class FROM result WHERE instance_id = ?", id)
+	return collect(ctx, s.read, scanText, "SELECT DISTINCT class FROM result WHERE instance_id = ?", id)
+}
+
+func scanText(row scanner) (text string, err error) {
+	err = row.Scan(&text)
+	return text, err
 }
 
 const settingUninstall = "uninstall"
