@@ -353,7 +353,7 @@ func reopen(ctx context.Context, db *store.Store, queue *jobs.Queue, deliveries 
 			if err := db.ReopenDelivery(ctx, tx, d.ID); err != nil {
 				return err
 			}
-			job, err := queue.Deliver(ctx, tx, d.ID, d.Destination)
+			job, err := queue.Deliver(ctx, tx, d.ID, d.Destination, jobs.Priority(d.Priority), time.Time{})
 			if err != nil {
 				return err
 			}

@@ -49,10 +49,14 @@ func (Deliver) Kind() string { return "deliver" }
 // Priority orders jobs within a queue: lower runs first.
 type Priority int
 
-// The priorities: what has just arrived goes before what is replayed.
+// The priorities: what has just arrived goes before what is replayed. Deliveries have those of their rules: High, Normal, Low.
 const (
 	Live   Priority = 2
 	Replay Priority = 3
+
+	High   Priority = 1
+	Normal Priority = 2
+	Low    Priority = 3
 )
 
 // Workers does the work. Each method ends the job itself, with Complete in the transaction that stores its outcome, or returns an
@@ -201,9 +205,12 @@ func (q *Queue) Publish(ctx context.Context, tx *sql.Tx, instance string, p Prio
 	return q.insert(ctx, tx, Publish{Instance: instance}, &river.InsertOpts{Queue: "publish", Priority: int(p), MaxAttempts: q.opts.attempts()})
 }
 
-// Deliver enqueues a delivery within tx and returns the job's number.
-func (q *Queue) Deliver(ctx context.Context, tx *sql.Tx, delivery, destination string) (int64, error) {
-	return q.insert(ctx, tx, Deliver{Delivery: delivery}, &river.InsertOpts{Queue: deliverQueue(destination), Priority: int(Live), MaxAttempts: deliverAttempts})
+// Deliver enqueues a delivery within tx and returns the job's number. It does not begin before the given time; zero is at once.
+func (q *Queue) Deliver(ctx context.Context, tx *sql.Tx, delivery, destination string, p Priority, notBefore time.Time) (int64, error) {
+	if !notBefore.After(time.Now()) {
+		notBefore = time.Time{} // River lets a job sleep that has a time, even a past one, until it next looks
+	}
+	return q.insert(ctx, tx, Deliver{Delivery: delivery}, &river.InsertOpts{Queue: deliverQueue(destination), Priority: int(p), ScheduledAt: notBefore, MaxAttempts: deliverAttempts})
 }
 
 func (o Options) attempts() int {

@@ -242,7 +242,7 @@ func TestHeldDeliveriesWait(t *testing.T) {
 		t.Fatal(err)
 	}
 	time.Sleep(300 * time.Millisecond) // the producer hears of the pause by notification
-	if err := s.Tx(ctx, func(tx *sql.Tx) error { _, err := q.Deliver(ctx, tx, "d", "pacs"); return err }); err != nil {
+	if err := s.Tx(ctx, func(tx *sql.Tx) error { _, err := q.Deliver(ctx, tx, "d", "pacs", Normal, time.Time{}); return err }); err != nil {
 		t.Fatal(err)
 	}
 	time.Sleep(500 * time.Millisecond)
@@ -289,5 +289,49 @@ func TestBackoffGrowsToItsCap(t *testing.T) {
 				t.Errorf("after %d failures: %s, want %s ± 20 %%", failures, got, want)
 			}
 		}
+	}
+}
+
+// High goes before normal before low, and what is scheduled for later than the test lasts does not go at all.
+func TestDeliveriesGoByPriorityAndAtTheirTime(t *testing.T) {
+	ctx, s := context.Background(), newStore(t)
+	order := make(chan string, 8)
+	q := newQueue(t, s, workers{deliver: func(ctx context.Context, job *river.Job[Deliver]) error {
+		order <- job.Args.Delivery
+		return s.Tx(ctx, func(tx *sql.Tx) error { return Complete(ctx, tx, job) })
+	}})
+	err := s.Tx(ctx, func(tx *sql.Tx) (err error) {
+		for _, d := range []struct {
+			id       string
+			priority Priority
+			at       time.Time
+		}{{"low", Low, time.Time{}}, {"normal", Normal, time.Time{}}, {"tonight", High, time.Now().Add(time.Hour)}, {"high", High, time.Now().Add(-time.Hour)}} {
+			if _, e := q.Deliver(ctx, tx, d.id, "pacs", d.priority, d.at); e != nil {
+				err = errors.Join(err, e)
+			}
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	start(t, q) // one worker for each destination
+	for _, want := range []string{"high", "normal", "low"} {
+		select {
+		case got := <-order:
+			if got != want {
+				t.Errorf("%s went, want %s", got, want)
+			}
+		case <-time.After(20 * time.Second):
+			t.Fatalf("%s never went", want)
+		}
+	}
+	select {
+	case got := <-order:
+		t.Errorf("%s went before its time", got)
+	case <-time.After(500 * time.Millisecond):
+	}
+	if err := q.Stop(ctx); err != nil {
+		t.Fatal(err)
 	}
 }

@@ -44,37 +44,37 @@ const unfinished = "('available', 'pending', 'retryable', 'running', 'scheduled'
 func (q *Queue) Repair(ctx context.Context, tx *sql.Tx) (int, error) {
 	repairs := []struct {
 		query, update string
-		enqueue       func(id, destination string) (int64, error)
+		enqueue       func(l lost) (int64, error)
 	}{
 		{
-			"SELECT id, '' FROM instance WHERE state = 'due' AND done < due AND classify_job NOT IN (SELECT id FROM river_job WHERE state IN " + unfinished + ")",
+			"SELECT id, '', 0, 0 FROM instance WHERE state = 'due' AND done < due AND classify_job NOT IN (SELECT id FROM river_job WHERE state IN " + unfinished + ")",
 			"UPDATE instance SET classify_job = ? WHERE id = ?",
-			func(id, _ string) (int64, error) { return q.Classify(ctx, tx, id, Live) },
+			func(l lost) (int64, error) { return q.Classify(ctx, tx, l.id, Live) },
 		},
 		{
-			"SELECT id, '' FROM instance WHERE state = 'classified' AND publish_job NOT IN (SELECT id FROM river_job WHERE state IN " + unfinished + ")",
+			"SELECT id, '', 0, 0 FROM instance WHERE state = 'classified' AND publish_job NOT IN (SELECT id FROM river_job WHERE state IN " + unfinished + ")",
 			"UPDATE instance SET publish_job = ? WHERE id = ?",
-			func(id, _ string) (int64, error) { return q.Publish(ctx, tx, id, Live) },
+			func(l lost) (int64, error) { return q.Publish(ctx, tx, l.id, Live) },
 		},
 		{
-			"SELECT id, destination FROM delivery WHERE finished_at = 0 AND job NOT IN (SELECT id FROM river_job WHERE state IN " + unfinished + ")",
+			"SELECT id, destination, priority, not_before FROM delivery WHERE finished_at = 0 AND job NOT IN (SELECT id FROM river_job WHERE state IN " + unfinished + ")",
 			"UPDATE delivery SET job = ? WHERE id = ?",
-			func(id, destination string) (int64, error) { return q.Deliver(ctx, tx, id, destination) },
+			func(l lost) (int64, error) { return q.Deliver(ctx, tx, l.id, l.destination, l.priority, l.notBefore) },
 		},
 	}
 	n := 0
 	for _, r := range repairs {
-		rows, err := pairs(ctx, tx, r.query)
+		rows, err := lostRows(ctx, tx, r.query)
 		if err != nil {
 			return n, fmt.Errorf("look for lost jobs: %w", err)
 		}
 		for _, row := range rows {
-			job, err := r.enqueue(row[0], row[1])
+			job, err := r.enqueue(row)
 			if err != nil {
 				return n, err
 			}
-			if _, err := tx.ExecContext(ctx, r.update, job, row[0]); err != nil {
-				return n, fmt.Errorf("repair %s: %w", row[0], err)
+			if _, err := tx.ExecContext(ctx, r.update, job, row.id); err != nil {
+				return n, fmt.Errorf("repair %s: %w", row.id, err)
 			}
 			n++
 		}
@@ -82,19 +82,30 @@ func (q *Queue) Repair(ctx context.Context, tx *sql.Tx) (int, error) {
 	return n, nil
 }
 
-func pairs(ctx context.Context, tx *sql.Tx, query string) ([][2]string, error) {
+// lost is a row without its job.
+type lost struct {
+	id, destination string
+	priority        Priority
+	notBefore       time.Time
+}
+
+func lostRows(ctx context.Context, tx *sql.Tx, query string) ([]lost, error) {
 	rows, err := tx.QueryContext(ctx, query)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = rows.Close() }()
-	var out [][2]string
+	var out []lost
 	for rows.Next() {
-		var p [2]string
-		if err := rows.Scan(&p[0], &p[1]); err != nil {
+		var l lost
+		var notBefore int64
+		if err := rows.Scan(&l.id, &l.destination, &l.priority, &notBefore); err != nil {
 			return nil, err
 		}
-		out = append(out, p)
+		if notBefore > 0 {
+			l.notBefore = time.UnixMilli(notBefore)
+		}
+		out = append(out, l)
 	}
 	return out, rows.Err()
 }

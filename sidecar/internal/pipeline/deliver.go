@@ -61,7 +61,7 @@ func (p *Pipeline) held(ctx context.Context, job *river.Job[jobs.Deliver], d sto
 	if !state.On {
 		return true, jobs.Later(jitter(heldPause))
 	}
-	if state.Since.After(d.CreatedAt) && time.Since(d.ReceivedAt) > p.RouteMaxAge {
+	if state.Since.After(d.May()) && time.Since(d.ReceivedAt) > p.RouteMaxAge {
 		return true, p.finishDelivery(ctx, job, d, store.DeliveryExpired, fmt.Sprintf("held back until it was older than route_max_age (%s)", p.RouteMaxAge))
 	}
 	return false, nil
@@ -158,7 +158,7 @@ func (p *Pipeline) undelivered(ctx context.Context, job *river.Job[jobs.Deliver]
 			return err
 		}
 	}
-	if time.Since(d.CreatedAt) > p.GiveUpAfter {
+	if time.Since(d.May()) > p.GiveUpAfter {
 		return p.finishDelivery(ctx, job, d, store.DeliveryFailed, fmt.Sprintf("not delivered within %s, at last: %v", p.GiveUpAfter, cause))
 	}
 	if open {

@@ -104,7 +104,7 @@ func (p *Pipeline) addDelivery(ctx context.Context, tx *sql.Tx, row store.Instan
 	if err != nil || !created {
 		return err
 	}
-	job, err := p.Queue.Deliver(ctx, tx, d.ID, destination)
+	job, err := p.Queue.Deliver(ctx, tx, d.ID, destination, jobs.Priority(d.Priority), d.NotBefore)
 	if err != nil {
 		return err
 	}

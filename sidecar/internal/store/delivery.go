@@ -42,30 +42,47 @@ type Delivery struct {
 	Attempts    int
 	Reason      string
 	LastError   string
+	Priority    int       // in the destination's queue: 1 goes before 2 before 3
+	NotBefore   time.Time // the rule's schedule; zero = at once
 	ReceivedAt  time.Time
 	CreatedAt   time.Time
 	SubmittedAt time.Time
 	FinishedAt  time.Time
 }
 
+// NormalPriority is a delivery's place in its queue where no rule says otherwise.
+const NormalPriority = 2
+
+// May returns since when the delivery may be tried: its creation, or later, when its rule's schedule opened. What is measured in time
+// (give_up_after, the brake) counts from here.
+func (d Delivery) May() time.Time {
+	if d.NotBefore.After(d.CreatedAt) {
+		return d.NotBefore
+	}
+	return d.CreatedAt
+}
+
 const deliveryColumns = `id, instance_id, content_md5, destination, rule, state, orthanc_job, job, attempts, reason, last_error,
-	received_at, created_at, submitted_at, finished_at`
+	priority, not_before, received_at, created_at, submitted_at, finished_at`
 
 func scanDelivery(row scanner) (Delivery, error) {
 	var d Delivery
-	var received, created, submitted, finished int64
+	var notBefore, received, created, submitted, finished int64
 	err := row.Scan(&d.ID, &d.InstanceID, &d.ContentMD5, &d.Destination, &d.Rule, &d.State, &d.OrthancJob, &d.Job, &d.Attempts, &d.Reason,
-		&d.LastError, &received, &created, &submitted, &finished)
-	d.ReceivedAt, d.CreatedAt, d.SubmittedAt, d.FinishedAt = fromMillis(received), fromMillis(created), fromMillis(submitted), fromMillis(finished)
+		&d.LastError, &d.Priority, &notBefore, &received, &created, &submitted, &finished)
+	d.NotBefore, d.ReceivedAt, d.CreatedAt, d.SubmittedAt, d.FinishedAt = fromMillis(notBefore), fromMillis(received), fromMillis(created), fromMillis(submitted), fromMillis(finished)
 	return d, err
 }
 
 // AddDelivery creates within tx the delivery of one content to one destination, unless there already was one; created says which.
 func (s *Store) AddDelivery(ctx context.Context, tx *sql.Tx, d Delivery) (_ Delivery, created bool, err error) {
 	d.ID, d.State, d.CreatedAt = uuid.NewString(), DeliveryPending, fromMillis(s.millis())
-	res, err := tx.ExecContext(ctx, `INSERT INTO delivery (id, instance_id, content_md5, destination, rule, state, received_at, created_at)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (instance_id, content_md5, destination) DO NOTHING`,
-		d.ID, d.InstanceID, d.ContentMD5, d.Destination, d.Rule, d.State, toMillis(d.ReceivedAt), toMillis(d.CreatedAt))
+	if d.Priority == 0 {
+		d.Priority = NormalPriority
+	}
+	res, err := tx.ExecContext(ctx, `INSERT INTO delivery (id, instance_id, content_md5, destination, rule, state, priority, not_before, received_at, created_at)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (instance_id, content_md5, destination) DO NOTHING`,
+		d.ID, d.InstanceID, d.ContentMD5, d.Destination, d.Rule, d.State, d.Priority, toMillis(d.NotBefore), toMillis(d.ReceivedAt), toMillis(d.CreatedAt))
 	if err != nil {
 		return d, false, fmt.Errorf("create delivery of instance %s to %s: %w", d.InstanceID, d.Destination, err)
 	}
@@ -113,9 +130,10 @@ func (s *Store) FinishDelivery(ctx context.Context, tx *sql.Tx, id string, state
 	return wrap(err, "finish delivery %s", id)
 }
 
-// ReopenDelivery takes up within tx a delivery that had ended without success.
+// ReopenDelivery takes up within tx a delivery that had ended without success. It may go at once: its schedule, where the rule still has
+// one, holds it again at its turn.
 func (s *Store) ReopenDelivery(ctx context.Context, tx *sql.Tx, id string) error {
-	_, err := tx.ExecContext(ctx, `UPDATE delivery SET state = 'pending', reason = '', finished_at = 0, created_at = ?, orthanc_job = ''
+	_, err := tx.ExecContext(ctx, `UPDATE delivery SET state = 'pending', reason = '', finished_at = 0, created_at = ?, not_before = 0, orthanc_job = ''
 		WHERE id = ?`, s.millis(), id)
 	return wrap(err, "reopen delivery %s", id)
 }

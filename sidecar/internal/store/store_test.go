@@ -236,6 +236,9 @@ func TestPruneForgetsOnlyWhatEnded(t *testing.T) {
 		d, _, err = s.AddDelivery(ctx, tx, Delivery{InstanceID: one, ContentMD5: "x", Destination: "pacs"})
 		return err
 	})
+	if kept := must(s.Delivery(ctx, d.ID))(t); kept.Priority != NormalPriority || !kept.NotBefore.IsZero() || !kept.May().Equal(kept.CreatedAt) {
+		t.Errorf("a delivery without a schedule: %+v", kept)
+	}
 	if n := must(s.Prune(ctx, time.Now()))(t); n != 0 {
 		t.Fatalf("pruned %d instances while a delivery was open", n)
 	}
@@ -337,5 +340,23 @@ func TestPathWithOddCharacters(t *testing.T) {
 	}
 	if _, err := os.Stat(path); err != nil {
 		t.Errorf("the file is elsewhere: %v", err)
+	}
+}
+
+// A delivery keeps what its rule said about its turn; taken up again, it may go at once.
+func TestDeliveryKeepsItsTurn(t *testing.T) {
+	ctx, s := context.Background(), open(t)
+	tonight := time.Now().Add(5 * time.Hour).Truncate(time.Millisecond).UTC()
+	var d Delivery
+	inTx(t, s, func(tx *sql.Tx) (err error) {
+		d, _, err = s.AddDelivery(ctx, tx, Delivery{InstanceID: one, ContentMD5: "x", Destination: "pacs", Priority: 1, NotBefore: tonight})
+		return err
+	})
+	if kept := must(s.Delivery(ctx, d.ID))(t); kept.Priority != 1 || !kept.NotBefore.Equal(tonight) || !kept.May().Equal(tonight) {
+		t.Errorf("%+v", kept)
+	}
+	inTx(t, s, func(tx *sql.Tx) error { return s.ReopenDelivery(ctx, tx, d.ID) })
+	if kept := must(s.Delivery(ctx, d.ID))(t); kept.Priority != 1 || !kept.NotBefore.IsZero() {
+		t.Errorf("after it was taken up: %+v", kept)
 	}
 }
