@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"slices"
 	"testing"
@@ -217,6 +218,33 @@ func TestArchiveWiped(t *testing.T) {
 				w.upload(later...)
 				w.allRight(later, 1)
 			})
+		}
+	})
+}
+
+// Somebody clears Orthanc's log of changes: that is no reset, nothing is done twice, and what comes is found.
+func TestChangesCleared(t *testing.T) {
+	orthanctest.Each(t, func(t *testing.T, version string) {
+		w := newWorld(t, version, plan{})
+		w.begun()
+		files := []*xray{of(t, "abdominal"), of(t, "spine")}
+		w.upload(files...)
+		w.allRight(files, 1)
+		w.do(http.MethodDelete, "/changes", nil)
+		files = append(files, of(t, "spine"))
+		w.upload(files[2])
+		w.allRight(files, 1)
+		w.must(w.router.Stop())
+		w.do(http.MethodDelete, "/changes", nil)
+		w.start()
+		files = append(files, of(t, "abdominal"))
+		w.upload(files[3])
+		w.allRight(files, 1)
+		if n := w.metrics().Sum("follower_resets_total"); n != 0 {
+			t.Errorf("%v resets were counted", n)
+		}
+		if n := w.looks(); n != int64(len(files)) {
+			t.Errorf("%d pictures were looked at for %d instances", n, len(files))
 		}
 	})
 }
