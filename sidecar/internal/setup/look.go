@@ -62,10 +62,12 @@ func Look(ctx context.Context, c *orthanc.Client, askLua bool) (Archive, error) 
 	if a.Storage, err = c.Storage(ctx); err != nil {
 		return a, err
 	}
-	if a.Peers, err = c.Peers(ctx); a.seen("peers", &err) != nil {
+	a.Peers, err = c.Peers(ctx)
+	if a.seen("peers", &err) != nil {
 		return a, fmt.Errorf("list Orthanc's peers: %w", err)
 	}
-	if a.Modalities, err = c.Modalities(ctx); a.seen("modalities", &err) != nil {
+	a.Modalities, err = c.Modalities(ctx)
+	if a.seen("modalities", &err) != nil {
 		return a, fmt.Errorf("list Orthanc's modalities: %w", err)
 	}
 	names, err := c.Plugins(ctx)
