@@ -222,6 +222,26 @@ func TestArchiveWiped(t *testing.T) {
 	})
 }
 
+// The wipe is over before the follower has noticed that Orthanc was away: the log that ends before the cursor tells it.
+func TestArchiveWipedBetweenPolls(t *testing.T) {
+	orthanctest.Each(t, func(t *testing.T, version string) {
+		w := newWorld(t, version, plan{alone: true, settings: routertest.Settings{"intake": routertest.Settings{"poll_interval": "3s"}}})
+		w.begun()
+		before := []*xray{of(t, "abdominal"), of(t, "spine"), of(t, "others")}
+		w.upload(before...)
+		w.allRight(before, 0) // the follower has just looked
+		w.must(w.archive.Kill())
+		w.must(os.RemoveAll(w.archive.Dir + "/storage"))
+		w.must(w.archive.Restart(t.Context()))
+		fresh := of(t, "spine")
+		w.upload(fresh)
+		w.labelled(fresh, label("spine"))
+		if n := w.metrics().Sum("follower_resets_total"); n != 1 {
+			t.Errorf("%v resets were counted", n)
+		}
+	})
+}
+
 // Somebody clears Orthanc's log of changes: that is no reset, nothing is done twice, and what comes is found.
 func TestChangesCleared(t *testing.T) {
 	orthanctest.Each(t, func(t *testing.T, version string) {

@@ -97,6 +97,9 @@ func (f *Follower) poll(ctx context.Context) (done bool, err error) {
 	if err != nil {
 		return false, err
 	}
+	if page.Last < cursor.Seq { // only another database's log ends before the cursor, and Orthanc may have been exchanged between two polls
+		f.verified = time.Time{}
+	}
 	next := cursor
 	next.Seq = max(cursor.Seq, page.Last)
 	anchor := anchors(page.Changes) // before the filter, which reuses the slice
