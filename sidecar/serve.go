@@ -22,6 +22,7 @@ import (
 	"imagingrouter/sidecar/internal/orthanc"
 	"imagingrouter/sidecar/internal/pipeline"
 	"imagingrouter/sidecar/internal/publish"
+	"imagingrouter/sidecar/internal/rules"
 	"imagingrouter/sidecar/internal/store"
 	"imagingrouter/sidecar/internal/web"
 )
@@ -128,7 +129,7 @@ func newRouter(ctx context.Context, c *config.Config, log zerolog.Logger) (_ *ro
 			Orthanc: client, Store: r.store, Prefix: c.Publish.LabelPrefix, Levels: labelLevels(c), Log: log,
 			Numbers: publish.Numbers{BodyPart: c.Publish.Metadata.BodyPart, Result: c.Publish.Metadata.Result, Marker: c.Publish.Metadata.Marker},
 		},
-		Rules: c.Rules, Jobs: &delivery.Jobs{Orthanc: client}, Destinations: to, Forwarding: forwarding, Metrics: numbers, Log: log,
+		Rules: rules.NewCurrent(c.Rules), Jobs: &delivery.Jobs{Orthanc: client}, Destinations: to, Forwarding: forwarding, Metrics: numbers, Log: log,
 		RouteMaxAge: c.Forwarding.RouteMaxAge, GiveUpAfter: c.Forwarding.GiveUpAfter, Copies: c.Forwarding.Copies,
 		GonePause: gonePause, Transcoder: c.Picture.OrthancTranscoder, DecodeTries: decodeTries, ReconnectGap: reconnectGap,
 	}

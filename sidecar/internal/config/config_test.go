@@ -136,9 +136,9 @@ func TestLoad(t *testing.T) {
 			t.Errorf("%s is wrong:\n%s", name, c)
 		}
 	}
-	got := c.Rules.Evaluate(rules.Context{Class: bodypart.AdultChest, Confidence: 0.95})
-	want := []rules.Match{{Rule: "chest", Destinations: []string{"chest-ai"}}, {Rule: "everything", Destinations: []string{"spine-ai"}}}
-	if !reflect.DeepEqual(got, want) {
+	got, err := c.Rules.Evaluate(t.Context(), rules.Context{Class: bodypart.AdultChest, Confidence: 0.95})
+	want := []rules.Match{{Rule: "chest", Destinations: []string{"chest-ai"}, Priority: rules.Normal}, {Rule: "everything", Destinations: []string{"spine-ai"}, Priority: rules.Normal}}
+	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("rules: %v", got)
 	}
 }

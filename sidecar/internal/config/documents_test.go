@@ -35,8 +35,8 @@ func TestExampleLoads(t *testing.T) {
 	if len(c.Destinations) != 2 || c.Rules.Len() != 2 || len(c.Warnings) != 0 || c.Orthanc.PasswordFile == "" || c.Server.HookTokenFile == "" {
 		t.Errorf("not the example that was meant:\n%s%v", c, c.Warnings)
 	}
-	got := c.Rules.Evaluate(rules.Context{Class: bodypart.AdultChest, Confidence: 0.9})
-	if len(got) != 1 || got[0].Destinations[0] != "chest-ai" {
+	got, err := c.Rules.Evaluate(t.Context(), rules.Context{Class: bodypart.AdultChest, Confidence: 0.9})
+	if err != nil || len(got) != 1 || got[0].Destinations[0] != "chest-ai" {
 		t.Errorf("an adult chest goes to %v", got)
 	}
 }
@@ -99,6 +99,7 @@ func TestDocumentNamesEveryKey(t *testing.T) {
 		want[required] = "(required)"
 	}
 	want["destinations[].peer"] = "(the name)"
+	want["rules[].priority"] = "`normal`"
 	for key, value := range want {
 		if got, ok := documented[key]; !ok {
 			t.Errorf("docs/configuration.md does not name %s (default %s)", key, value)
@@ -153,11 +154,11 @@ func TestDocumentedRulesCompile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c.Rules.Len() != 4 {
+	if c.Rules.Len() != 6 {
 		t.Errorf("%d rules", c.Rules.Len())
 	}
-	got := c.Rules.Evaluate(rules.Context{Class: bodypart.Others, Confidence: 0.5, Review: true, Probabilities: map[bodypart.Class]float64{bodypart.Spine: 0.4}})
-	if len(got) != 1 || got[0].Destinations[0] != "reading-room" {
+	got, err := c.Rules.Evaluate(t.Context(), rules.Context{Class: bodypart.Others, Confidence: 0.5, Review: true, Probabilities: map[bodypart.Class]float64{bodypart.Spine: 0.4}})
+	if err != nil || len(got) != 1 || got[0].Destinations[0] != "reading-room" {
 		t.Errorf("what might be a spine goes to %v", got)
 	}
 }

@@ -99,7 +99,7 @@ func (r *report) err() error {
 // characters of the file and of the expression do not correspond, and the beginning of the expression is named instead.
 func (r *report) locateRule(p rules.Place) string {
 	path := fmt.Sprintf("rules[%d].%s", p.Rule, p.Key)
-	if p.Key == "to" {
+	if p.Key == "to" || p.Key == "schedule.days" {
 		path = fmt.Sprintf("%s[%d]", path, p.Item)
 	}
 	at := r.find(path)

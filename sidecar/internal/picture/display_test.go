@@ -177,7 +177,7 @@ func TestAge(t *testing.T) {
 		{"045X", "20000101", "20100101", 10, true}, {"999Y", "", "", 0, false}, {"-05Y", "", "", 0, false}, {"Y", "", "", 0, false}, {"045", "", "", 0, false},
 		{"", "20130615", "20000615", 0, false}, {"", "17000101", "20000101", 0, false}, {"", "20001345", "20200101", 0, false}, {"", "", "20200101", 0, false},
 	} {
-		got, known := age(test.age, test.born, test.studied)
+		got, known := Age(test.age, test.born, test.studied)
 		if known != test.known || known && math.Abs(got-test.want) > 0.001 {
 			t.Errorf("age %q, born %q, studied %q: %v, %v; want %v, %v", test.age, test.born, test.studied, got, known, test.want, test.known)
 		}

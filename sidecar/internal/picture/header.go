@@ -21,15 +21,16 @@ func (d *dataset) header() Header {
 		BodyPartExamined:          d.text(tag.BodyPartExamined),
 		Frames:                    1,
 	}
-	h.AgeYears, h.AgeKnown = age(d.text(tag.PatientAge), d.text(tag.PatientBirthDate), d.text(tag.StudyDate))
+	h.AgeYears, h.AgeKnown = Age(d.text(tag.PatientAge), d.text(tag.PatientBirthDate), d.text(tag.StudyDate))
 	if frames, ok := d.number(tag.NumberOfFrames); ok && frames >= 0 && frames < math.MaxInt32 {
 		h.Frames = max(1, int(frames))
 	}
 	return h
 }
 
-// age prefers PatientAge to the dates. What cannot be an age is as good as missing.
-func age(patientAge, birthDate, studyDate string) (years float64, known bool) {
+// Age returns a patient's age in years from the texts of PatientAge, PatientBirthDate and StudyDate. It prefers PatientAge to the dates.
+// What cannot be an age is as good as missing.
+func Age(patientAge, birthDate, studyDate string) (years float64, known bool) {
 	if years, ok := parseAge(patientAge); ok {
 		return years, true
 	}

@@ -38,6 +38,11 @@ func (p *Pipeline) Deliver(ctx context.Context, job *river.Job[jobs.Deliver]) (e
 	if held, err := p.held(ctx, job, d); held || err != nil {
 		return err
 	}
+	if now := time.Now(); d.State == store.DeliveryPending {
+		if opens := p.Rules.Set().Opens(d.Rule, now); opens.After(now) { // a retry, or a long queue, beyond the end of the rule's window
+			return jobs.Later(opens.Sub(now))
+		}
+	}
 	err = p.send(ctx, d, to)
 	var snooze *rivertype.JobSnoozeError
 	switch {

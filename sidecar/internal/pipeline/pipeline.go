@@ -39,7 +39,7 @@ type Pipeline struct {
 	Classifier   *classifier.Classifier
 	Policy       bodypart.Policy
 	Publisher    *publish.Publisher
-	Rules        *rules.Set
+	Rules        *rules.Current
 	Jobs         *delivery.Jobs
 	Destinations map[string]delivery.Destination
 	Forwarding   *Forwarding

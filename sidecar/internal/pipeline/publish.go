@@ -10,6 +10,7 @@ import (
 	"github.com/riverqueue/river"
 
 	"imagingrouter/sidecar/internal/bodypart"
+	"imagingrouter/sidecar/internal/facts"
 	"imagingrouter/sidecar/internal/jobs"
 	"imagingrouter/sidecar/internal/orthanc"
 	"imagingrouter/sidecar/internal/rules"
@@ -84,7 +85,7 @@ func (p *Pipeline) finishPublish(ctx context.Context, job *river.Job[jobs.Publis
 		}
 		for _, m := range matches {
 			for _, destination := range m.Destinations {
-				if err := p.addDelivery(ctx, tx, row, m.Rule, destination); err != nil {
+				if err := p.addDelivery(ctx, tx, row, m, destination); err != nil {
 					return err
 				}
 			}
@@ -97,9 +98,13 @@ func (p *Pipeline) finishPublish(ctx context.Context, job *river.Job[jobs.Publis
 	})
 }
 
-func (p *Pipeline) addDelivery(ctx context.Context, tx *sql.Tx, row store.Instance, rule, destination string) error {
+// queuePriority says what a rule's priority is to the destination's queue.
+var queuePriority = map[rules.Priority]jobs.Priority{rules.High: jobs.High, rules.Normal: jobs.Normal, rules.Low: jobs.Low}
+
+func (p *Pipeline) addDelivery(ctx context.Context, tx *sql.Tx, row store.Instance, m rules.Match, destination string) error {
 	d, created, err := p.Store.AddDelivery(ctx, tx, store.Delivery{
-		InstanceID: row.ID, ContentMD5: row.ContentMD5, Destination: destination, Rule: rule, ReceivedAt: row.ReceivedAt,
+		InstanceID: row.ID, ContentMD5: row.ContentMD5, Destination: destination, Rule: m.Rule, ReceivedAt: row.ReceivedAt,
+		Priority: int(queuePriority[m.Priority]), NotBefore: m.NotBefore,
 	})
 	if err != nil || !created {
 		return err
@@ -132,15 +137,24 @@ func (p *Pipeline) routes(ctx context.Context, row store.Instance, inst orthanc.
 	}
 	var out []rules.Match
 	var words []string
-	for _, m := range p.Rules.Evaluate(rules.Context{Class: r.Class, Confidence: r.Confidence, Review: r.Review, Probabilities: r.Probabilities}) {
-		kept := rules.Match{Rule: m.Rule}
+	matches, err := p.Rules.Set().Evaluate(ctx, facts.Source{Orthanc: p.Orthanc, Store: p.Store}.Of(row, &inst, r))
+	if err != nil {
+		return nil, "", p.orMissing(ctx, row.ID, err)
+	}
+	for _, m := range matches {
+		kept := m
+		kept.Destinations = nil
 		for _, name := range m.Destinations {
 			if p.Destinations[name].SentIt(inst) {
 				words = append(words, fmt.Sprintf("not to %s: it came from there", name))
 				continue
 			}
 			kept.Destinations = append(kept.Destinations, name)
-			words = append(words, fmt.Sprintf("to %s by rule %q", name, m.Rule))
+			word := fmt.Sprintf("to %s by rule %q", name, m.Rule)
+			if !m.NotBefore.IsZero() {
+				word += ", not before " + m.NotBefore.Format(time.RFC3339)
+			}
+			words = append(words, word)
 		}
 		out = append(out, kept)
 	}

@@ -84,6 +84,50 @@ func wrongClasses(a *cel.Ast) []slip {
 	return slips
 }
 
+// tagKeywords returns the DICOM keywords that an expression looks up in tags, and those that do not exist.
+func tagKeywords(a *cel.Ast) (known []string, slips []slip) {
+	info := a.NativeRep().SourceInfo()
+	fail := func(at ast.Expr, format string, args ...any) {
+		where := info.GetStartLocation(at.ID())
+		slips = append(slips, slip{line: where.Line(), column: where.Column() + 1, message: fmt.Sprintf(format, args...)})
+	}
+	check := func(at ast.Expr, word string) {
+		if !isKeyword(word) {
+			hint := " (a tag is named by its keyword, such as \"StudyDescription\")"
+			if near, found := suggest.Nearest(word, keywords()); found {
+				hint = fmt.Sprintf(", did you mean %q?", near)
+			}
+			fail(at, "%q is not the keyword of a DICOM tag%s", word, hint)
+		} else if !slices.Contains(known, word) {
+			known = append(known, word)
+		}
+	}
+	ast.PreOrderVisit(a.NativeRep().Expr(), ast.NewExprVisitor(func(e ast.Expr) {
+		switch {
+		case e.Kind() == ast.SelectKind && isVariable(e.AsSelect().Operand(), varTags):
+			name := e.AsSelect().FieldName()
+			if e.AsSelect().IsTestOnly() {
+				fail(e.AsSelect().Operand(), "has() is always true here, since a missing tag is empty: write tags[%q] != \"\"", name)
+				return
+			}
+			check(e.AsSelect().Operand(), name)
+		case e.Kind() == ast.CallKind && len(e.AsCall().Args()) == 2:
+			left, right := e.AsCall().Args()[0], e.AsCall().Args()[1]
+			switch e.AsCall().FunctionName() {
+			case operators.Index:
+				if word, ok := text(right); ok && isVariable(left, varTags) {
+					check(right, word)
+				}
+			case operators.In:
+				if word, ok := text(left); ok && isVariable(right, varTags) {
+					check(left, word)
+				}
+			}
+		}
+	}))
+	return known, slips
+}
+
 func isVariable(e ast.Expr, name string) bool {
 	return e.Kind() == ast.IdentKind && e.AsIdent() == name
 }

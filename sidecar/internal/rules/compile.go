@@ -13,21 +13,11 @@ import (
 	"imagingrouter/sidecar/internal/suggest"
 )
 
-// The variables of an expression.
-const (
-	varClass         = "class"
-	varConfidence    = "confidence"
-	varReview        = "review"
-	varProbabilities = "probabilities"
-)
-
-func variableNames() []string { return []string{varClass, varConfidence, varProbabilities, varReview} }
-
 // Place is a spot in the list of rules, counted from 0, so that the caller can name file, line and column.
 type Place struct {
 	Rule   int    // index in the list
-	Key    string // "name", "when" or "to"
-	Item   int    // index in "to"
+	Key    string // "name", "when", "to", "priority", "stop", "schedule.from", "schedule.to", "schedule.days", "schedule.zone"
+	Item   int    // index in "to" and "schedule.days"
 	Line   int    // in "when": line of the expression, from 1
 	Column int    // in "when": column of that line in characters, from 1
 }
@@ -40,8 +30,8 @@ func (p Place) String() string {
 	switch p.Key {
 	case "when":
 		return fmt.Sprintf("rules[%d].when:%d:%d", p.Rule, p.Line, p.Column)
-	case "to":
-		return fmt.Sprintf("rules[%d].to[%d]", p.Rule, p.Item)
+	case "to", "schedule.days":
+		return fmt.Sprintf("rules[%d].%s[%d]", p.Rule, p.Key, p.Item)
 	default:
 		return fmt.Sprintf("rules[%d].%s", p.Rule, p.Key)
 	}
@@ -80,15 +70,15 @@ func Compile(list []Rule, destinations []string, locate Locator) (*Set, error) {
 }
 
 func newEnv() (*cel.Env, error) {
-	return cel.NewEnv(
-		cel.Variable(varClass, cel.StringType),
-		cel.Variable(varConfidence, cel.DoubleType),
-		cel.Variable(varReview, cel.BoolType),
-		cel.Variable(varProbabilities, cel.MapType(cel.StringType, cel.DoubleType)),
+	options := []cel.EnvOption{
 		// "confidence >= 1" is a sensible thing to write.
 		cel.CrossTypeNumericComparisons(true),
 		cel.ParserExpressionSizeLimit(10_000),
-	)
+	}
+	for _, v := range variables {
+		options = append(options, cel.Variable(v.name, v.kind))
+	}
+	return cel.NewEnv(options...)
 }
 
 type compiler struct {
@@ -114,6 +104,7 @@ func (c *compiler) rule(i int, rule Rule) (compiled, bool) {
 	c.name(i, rule)
 	c.when(i, rule, &r)
 	c.to(i, rule)
+	c.turn(i, rule, &r)
 	return r, len(c.problems) == before
 }
 
@@ -146,6 +137,19 @@ func (c *compiler) to(i int, rule Rule) {
 	}
 }
 
+// turn checks when and in which order the rule's deliveries go.
+func (c *compiler) turn(i int, rule Rule, r *compiled) {
+	if known := []string{string(High), string(Normal), string(Low)}; rule.Priority != "" && !slices.Contains(known, string(rule.Priority)) {
+		c.fail(Place{Rule: i, Key: "priority"}, rule, "unknown priority %q (known: %s)", rule.Priority, strings.Join(known, ", "))
+	}
+	if rule.Stop && rule.Fallback {
+		c.fail(Place{Rule: i, Key: "stop"}, rule, "a fallback has the last word already: leave \"stop\" out")
+	}
+	r.schedule = rule.Schedule.compile(func(key string, item int, format string, args ...any) {
+		c.fail(Place{Rule: i, Key: key, Item: item}, rule, format, args...)
+	})
+}
+
 func (c *compiler) when(i int, rule Rule, r *compiled) {
 	start := Place{Rule: i, Key: "when", Line: 1, Column: 1}
 	if strings.TrimSpace(rule.When) == "" {
@@ -169,7 +173,10 @@ func (c *compiler) when(i int, rule Rule, r *compiled) {
 		return
 	}
 	r.mention = mentioned(ast)
-	for _, slip := range wrongClasses(ast) {
+	found := wrongClasses(ast)
+	var wrong []slip
+	r.tags, wrong = tagKeywords(ast)
+	for _, slip := range append(found, wrong...) {
 		at := start
 		at.Line, at.Column = slip.line, slip.column
 		c.fail(at, rule, "%s", slip.message)

@@ -1,44 +1,62 @@
-// Package rules decides by CEL expressions where a result is forwarded. It knows results and the names of destinations; it
-// neither sends anything nor reads files.
+// Package rules decides by CEL expressions where a result is forwarded. It knows results, the facts that it is lent, and the names of
+// destinations; it neither sends anything nor reads files.
 package rules
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
+	"time"
 
 	"cel.dev/cel-go/cel"
-
-	"imagingrouter/sidecar/internal/bodypart"
 )
 
 // Rule is one entry of the configuration's list "rules".
 type Rule struct {
-	Name string   `yaml:"name"` // unique; recorded with every delivery that the rule caused
-	When string   `yaml:"when"` // a CEL expression of type bool over the variables of Context
-	To   []string `yaml:"to"`   // names of destinations
+	Name     string   `yaml:"name"`     // unique; recorded with every delivery that the rule caused
+	When     string   `yaml:"when"`     // a CEL expression of type bool over the variables of Context
+	To       []string `yaml:"to"`       // names of destinations
+	Priority Priority `yaml:"priority"` // of the deliveries in their destination's queue; "" is normal
+	Schedule Schedule `yaml:"schedule"` // when the deliveries may go; the zero value is always
+	Stop     bool     `yaml:"stop"`     // when it matches, no later rule is looked at
+	Fallback bool     `yaml:"fallback"` // looked at last, and only when no other rule matched
 }
 
-// Context is what an expression can ask about one result. The names in parentheses are those of the expression.
-type Context struct {
-	Class         bodypart.Class             // (class) one of the five classes
-	Confidence    float64                    // (confidence) the class's calibrated probability, 0…1
-	Review        bool                       // (review) a person must look at the picture first
-	Probabilities map[bodypart.Class]float64 // (probabilities) of all five classes; a class that is absent here counts as 0
+// Priority orders the deliveries within one destination's queue.
+type Priority string
+
+// The priorities. Within each, the oldest goes first.
+const (
+	High   Priority = "high"
+	Normal Priority = "normal"
+	Low    Priority = "low"
+)
+
+func (p Priority) orNormal() Priority {
+	if p == "" {
+		return Normal
+	}
+	return p
 }
 
 // Match is a rule that fired, with the destinations that no earlier rule had named.
 type Match struct {
 	Rule         string
 	Destinations []string
+	Priority     Priority
+	NotBefore    time.Time // when the rule's schedule opens; zero when it is open
 }
 
 // Verdict explains one rule's decision about one result.
 type Verdict struct {
-	Rule         string   `json:"rule"`
-	Matched      bool     `json:"matched"`
-	Destinations []string `json:"destinations,omitempty"` // what this rule added; empty when earlier rules named all of them
-	Why          string   `json:"why"`                    // the expression with the values it saw
+	Rule         string    `json:"rule"`
+	Matched      bool      `json:"matched"`
+	Destinations []string  `json:"destinations,omitempty"` // what this rule added; empty when earlier rules named all of them
+	Priority     Priority  `json:"priority,omitempty"`     // of a rule that matched
+	NotBefore    time.Time `json:"not_before,omitzero"`    // of a rule that matched outside its schedule
+	Why          string    `json:"why"`                    // the expression with the values it saw
 }
 
 // Set is a compiled list of rules. The zero value and nil hold no rule. A Set is safe for concurrent use.
@@ -46,9 +64,27 @@ type Set struct{ rules []compiled }
 
 type compiled struct {
 	Rule
-	program cel.Program
-	mention map[string]bool // the variables that the expression names
+	schedule *window // nil: always
+	program  cel.Program
+	mention  map[string]bool // the variables that the expression names
+	tags     []string        // the DICOM keywords that it names
 }
+
+// Current is the set that is in force, for a program that exchanges it while it runs. The zero value holds no rule.
+type Current struct{ set atomic.Pointer[Set] }
+
+// NewCurrent returns a Current with a set in force.
+func NewCurrent(s *Set) *Current {
+	c := &Current{}
+	c.Use(s)
+	return c
+}
+
+// Set returns the set in force; whoever decides about a result takes it once.
+func (c *Current) Set() *Set { return c.set.Load() }
+
+// Use puts another set in force.
+func (c *Current) Use(s *Set) { c.set.Store(s) }
 
 // Rules returns the rules in their order.
 func (s *Set) Rules() []Rule {
@@ -58,6 +94,7 @@ func (s *Set) Rules() []Rule {
 	list := make([]Rule, 0, len(s.rules))
 	for _, r := range s.rules {
 		r.To = slices.Clone(r.To)
+		r.Schedule.Days = slices.Clone(r.Schedule.Days)
 		list = append(list, r.Rule)
 	}
 	return list
@@ -71,100 +108,135 @@ func (s *Set) Len() int {
 	return len(s.rules)
 }
 
-// Evaluate returns the rules that match, in the order of the list. Every rule that matches contributes its destinations; a
-// destination is named once, by the first rule that asked for it, and a rule that adds none is left out. A result under
-// review matches no rule, unless the rule's expression mentions review itself.
-func (s *Set) Evaluate(c Context) []Match {
+// Opens returns when a delivery that the named rule caused may go: at itself, or when the rule's schedule opens next. A rule that does
+// not exist (any more) has no schedule.
+func (s *Set) Opens(rule string, at time.Time) time.Time {
+	if s == nil {
+		return at
+	}
+	i := slices.IndexFunc(s.rules, func(r compiled) bool { return r.Name == rule })
+	if i < 0 {
+		return at
+	}
+	return s.rules[i].schedule.opens(at)
+}
+
+// Evaluate returns the rules that match, in the order of the list. Every rule that matches contributes its destinations, until one that
+// says stop; a destination is named once, by the first rule that asked for it, and a rule that adds none is left out. Fallback rules are
+// looked at when no other rule matched, and end with the first of them that does. A result under review matches no rule, unless the rule's
+// expression mentions review itself. The error is that of a fact that could not be fetched: then nothing is decided.
+func (s *Set) Evaluate(ctx context.Context, c Context) ([]Match, error) {
+	verdicts, err := s.Explain(ctx, c)
+	if err != nil {
+		return nil, err
+	}
 	var matches []Match
-	for _, v := range s.Explain(c) {
+	for _, v := range verdicts {
 		if v.Matched && len(v.Destinations) > 0 {
-			matches = append(matches, Match{Rule: v.Rule, Destinations: v.Destinations})
+			matches = append(matches, Match{Rule: v.Rule, Destinations: v.Destinations, Priority: v.Priority, NotBefore: v.NotBefore})
 		}
 	}
-	return matches
+	return matches, nil
 }
 
 // Explain returns one verdict for each rule, in the order of the list.
-func (s *Set) Explain(c Context) []Verdict {
+func (s *Set) Explain(ctx context.Context, c Context) ([]Verdict, error) {
 	if s == nil {
+		return nil, nil
+	}
+	if c.Now.IsZero() {
+		c.Now = time.Now()
+	}
+	seen := newFacts(ctx, c)
+	verdicts := make([]Verdict, len(s.rules))
+	taken := map[string]bool{}
+	matched, stopped := "", ""
+	for _, fallback := range []bool{false, true} {
+		for i, r := range s.rules {
+			if r.Fallback != fallback {
+				continue
+			}
+			v := &verdicts[i]
+			v.Rule = r.Name
+			switch {
+			case stopped != "":
+				v.Why = fmt.Sprintf("not looked at: rule %q has the last word (stop)", stopped)
+				continue
+			case fallback && matched != "":
+				v.Why = fmt.Sprintf("not looked at: a fallback, and rule %q matched", matched)
+				continue
+			}
+			if err := r.decide(seen, v); err != nil {
+				return nil, err
+			}
+			if !v.Matched {
+				continue
+			}
+			if matched == "" {
+				matched = r.Name
+			}
+			if r.Stop {
+				stopped = r.Name
+			}
+			r.match(v, c.Now, taken)
+		}
+	}
+	return verdicts, nil
+}
+
+// match fills in what a rule that matched adds to what is taken already.
+func (r compiled) match(v *Verdict, now time.Time, taken map[string]bool) {
+	for _, d := range r.To {
+		if !taken[d] {
+			taken[d] = true
+			v.Destinations = append(v.Destinations, d)
+		}
+	}
+	if len(v.Destinations) == 0 {
+		v.Why += "; earlier rules already name its destinations"
+		return
+	}
+	v.Priority = r.Priority.orNormal()
+	if opens := r.schedule.opens(now); opens.After(now) {
+		v.NotBefore = opens
+	}
+}
+
+// decide evaluates the rule's expression. Its error is that of a fact, never of the expression: a rule that cannot be decided sends
+// nothing, since a picture too few is found in the archive, and one too many is not.
+func (r compiled) decide(f *facts, v *Verdict) error {
+	if f.c.Review && !r.mention[varReview] {
+		v.Why = "the result is under review, and the rule does not mention review"
 		return nil
 	}
-	verdicts := make([]Verdict, 0, len(s.rules))
-	taken := map[string]bool{}
-	vars := c.variables()
-	for _, r := range s.rules {
-		v := Verdict{Rule: r.Name}
-		v.Matched, v.Why = r.decide(c, vars)
-		if v.Matched {
-			for _, d := range r.To {
-				if !taken[d] {
-					taken[d] = true
-					v.Destinations = append(v.Destinations, d)
-				}
-			}
-			if len(v.Destinations) == 0 {
-				v.Why += "; earlier rules already name its destinations"
-			}
-		}
-		verdicts = append(verdicts, v)
+	out, _, err := r.program.Eval(f)
+	if f.err != nil {
+		return fmt.Errorf("rule %q: %w", r.Name, f.err)
 	}
-	return verdicts
-}
-
-func (r compiled) decide(c Context, vars map[string]any) (matched bool, why string) {
-	if c.Review && !r.mention[varReview] {
-		return false, "the result is under review, and the rule does not mention review"
-	}
-	out, _, err := r.program.Eval(vars)
 	if err != nil {
-		// A rule that cannot be decided sends nothing: a picture too few is found in the archive, one too many is not.
-		return false, fmt.Sprintf("%s cannot be evaluated: %v", oneLine(r.When), err)
+		v.Why = oneLine(r.When) + " cannot be evaluated"
+		if !f.c.HideTags { // the message may repeat a tag's value
+			v.Why += ": " + err.Error()
+		}
+		return nil
 	}
-	matched, _ = out.Value().(bool)
-	word := "false"
-	if matched {
-		word = "true"
-	}
-	return matched, fmt.Sprintf("%s is %s%s", oneLine(r.When), word, r.seen(c))
+	v.Matched, _ = out.Value().(bool)
+	v.Why = fmt.Sprintf("%s is %t%s", oneLine(r.When), v.Matched, r.seen(f))
+	return nil
 }
 
-// seen lists the values of the variables that the expression names.
-func (r compiled) seen(c Context) string {
+// seen lists the values of the variables that the expression names and that were known or fetched.
+func (r compiled) seen(f *facts) string {
 	var parts []string
 	for _, name := range variableNames() {
-		if !r.mention[name] {
-			continue
-		}
-		switch name {
-		case varClass:
-			parts = append(parts, fmt.Sprintf("class = %q", c.Class))
-		case varConfidence:
-			parts = append(parts, fmt.Sprintf("confidence = %.4f", c.Confidence))
-		case varReview:
-			parts = append(parts, fmt.Sprintf("review = %t", c.Review))
-		case varProbabilities:
-			for _, class := range bodypart.Classes() {
-				parts = append(parts, fmt.Sprintf("probabilities[%q] = %.4f", class, c.Probabilities[class]))
-			}
+		if r.mention[name] {
+			parts = append(parts, f.show(name, r.tags)...)
 		}
 	}
 	if len(parts) == 0 {
 		return ""
 	}
 	return " (" + strings.Join(parts, ", ") + ")"
-}
-
-func (c Context) variables() map[string]any {
-	probabilities := make(map[string]float64, len(bodypart.Classes()))
-	for _, class := range bodypart.Classes() {
-		probabilities[string(class)] = c.Probabilities[class]
-	}
-	return map[string]any{
-		varClass:         string(c.Class),
-		varConfidence:    c.Confidence,
-		varReview:        c.Review,
-		varProbabilities: probabilities,
-	}
 }
 
 func oneLine(expression string) string { return strings.Join(strings.Fields(expression), " ") }
