@@ -19,7 +19,7 @@ import (
 // initFlags are what init is told.
 type initFlags struct {
 	url, username, passwordFile, caFile string
-	out, router, hookPath               string
+	out, router, hookPath, tokenPath    string
 	askLua, force                       bool
 }
 
@@ -41,6 +41,7 @@ Nothing is changed in Orthanc: the last lines printed say what to do, and "imagi
 Which Lua scripts an Orthanc has loaded cannot be known over REST. Where its ExecuteLuaEnabled is on, --ask-lua runs a script of two
 lines inside Orthanc that reads four values of its configuration, and the printed lines then hold your scripts as well.`,
 		Example: `  imaging-router init --orthanc http://localhost:8042 --username imaging-router --password-file /etc/imaging-router/orthanc_password
+  imaging-router init --orthanc http://localhost:8042 --hook-path /etc/orthanc/on-stored-instance.lua --token-path /etc/orthanc/imaging-router-token
   imaging-router init --orthanc http://orthanc:8042 --router http://imaging-router:8081 --out setup`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return runInit(cmd.Context(), cmd.OutOrStdout(), f) },
@@ -52,6 +53,7 @@ lines inside Orthanc that reads four values of its configuration, and the printe
 	flags.StringVar(&f.caFile, "ca-file", "", "PEM file with the authority of Orthanc's certificate")
 	flags.StringVar(&f.router, "router", "", "address by which Orthanc reaches the router (default: guessed, port 8081)")
 	flags.StringVar(&f.hookPath, "hook-path", "", "where Orthanc will find the hook (default: where it is written)")
+	flags.StringVar(&f.tokenPath, "token-path", "", "where the hook will find its token, readable by Orthanc's user alone (default: where it is written)")
 	flags.StringVar(&f.out, "out", ".", "folder to write into")
 	flags.BoolVar(&f.askLua, "ask-lua", false, "run a read-only script in Orthanc to learn its LuaScripts (needs ExecuteLuaEnabled)")
 	flags.BoolVar(&f.force, "force", false, "replace files that are there, keeping the old ones as .old (never the token)")
@@ -62,7 +64,7 @@ lines inside Orthanc that reads four values of its configuration, and the printe
 }
 
 func runInit(ctx context.Context, w io.Writer, f initFlags) error {
-	o := setup.Options{RouterURL: f.router, HookPath: f.hookPath}
+	o := setup.Options{RouterURL: f.router, HookPath: f.hookPath, TokenPath: f.tokenPath}
 	for _, p := range []struct {
 		from string
 		into *string
@@ -140,14 +142,13 @@ func nextSteps(w io.Writer, p *setup.Plan) error {
 		return err
 	}
 	at := func(name string) string { return filepath.Join(p.Options.Dir, name) }
+	fmt.Fprint(w, "\nWhat to do now:\n\n1. The user that Orthanc runs as must read hook and token, and nobody else the token.")
+	if copies := p.Copies(); len(copies) > 0 {
+		fmt.Fprint(w, "\n     "+strings.Join(copies, "\n     ")+"\n")
+	} else {
+		fmt.Fprintln(w, " Where Orthanc is another user than the\n   router, say with --hook-path and --token-path where copies for it will lie.")
+	}
 	fmt.Fprintf(w, `
-What to do now:
-
-1. Let the user that Orthanc runs as read %s and %s.
-   Keep the token closed to everybody else; a copy for Orthanc:
-     install -o orthanc -g orthanc -m 0400 %s /etc/orthanc/imaging-router-token
-   and then its path under "token_file" in the hook.
-
 2. Add to Orthanc's configuration. Each key replaces what stands there under the same name; LuaScripts of your own that are
    not named here go before the hook.
 
@@ -160,8 +161,7 @@ What to do now:
 3. Restart Orthanc, start the router, and prove it:
      imaging-router --config %s serve
      imaging-router --config %s check
-`, at(setup.HookFile), at(setup.TokenFile), at(setup.TokenFile), at(setup.JSONFile), indent(additions), at(setup.ComposeFile), indent(compose),
-		at(setup.ConfigFile), at(setup.ConfigFile))
+`, at(setup.JSONFile), indent(additions), at(setup.ComposeFile), indent(compose), at(setup.ConfigFile), at(setup.ConfigFile))
 	return nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -126,7 +127,8 @@ func TestInitBesideAnOrthancThatIsThere(t *testing.T) {
 				s := newSite(t, version, map[string]any{"ExecuteLuaEnabled": asked})
 				var arguments []string
 				if asked {
-					arguments = []string{"--ask-lua"}
+					there := t.TempDir() // where this Orthanc has its files
+					arguments = []string{"--ask-lua", "--hook-path", filepath.Join(there, "hook's.lua"), "--token-path", filepath.Join(there, "token")}
 				}
 				printed := s.init(t, arguments...)
 				for _, want := range []string{
@@ -136,6 +138,16 @@ func TestInitBesideAnOrthancThatIsThere(t *testing.T) {
 					if !strings.Contains(printed, want) {
 						t.Errorf("init does not say %q:\n%s", want, printed)
 					}
+				}
+				copies := 0
+				for line := range strings.Lines(printed) {
+					if line = strings.TrimSpace(line); strings.HasPrefix(line, "install ") {
+						copies++ // as this user: there is no user orthanc here
+						output(t, exec.CommandContext(t.Context(), "bash", "-c", strings.Replace(line, "-o orthanc -g orthanc ", "", 1)))
+					}
+				}
+				if want := map[bool]int{false: 0, true: 2}[asked]; copies != want {
+					t.Errorf("%d commands to copy files, want %d:\n%s", copies, want, printed)
 				}
 				s.apply(t, printed)
 				s.serve(t)

@@ -34,6 +34,7 @@ type Options struct {
 	CAFile       string // absolute, or empty
 	RouterURL    string // by which Orthanc reaches the router; empty to guess
 	HookPath     string // by which Orthanc reads the hook; empty for the file in Dir
+	TokenPath    string // by which the hook reads the token; empty for the file in Dir
 }
 
 // Plan is what follows from what was seen.
@@ -62,6 +63,9 @@ func NewPlan(a Archive, o Options) (*Plan, error) {
 	}
 	if p.Options.HookPath == "" {
 		p.Options.HookPath = o.Dir + "/" + HookFile
+	}
+	if p.Options.TokenPath == "" {
+		p.Options.TokenPath = o.Dir + "/" + TokenFile
 	}
 	p.found("ok", "orthanc", "%s at %s%s", a.System.Version, a.URL, named(a.System.Name))
 	p.account()

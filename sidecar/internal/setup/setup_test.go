@@ -269,6 +269,20 @@ func TestHookSettings(t *testing.T) {
 	}
 }
 
+func TestCopies(t *testing.T) {
+	if got := plan(t, archive(), Options{}).Copies(); len(got) != 0 {
+		t.Errorf("%v", got)
+	}
+	got := plan(t, archive(), Options{Dir: "/srv/a b", HookPath: "/etc/orthanc/h.lua", TokenPath: "/etc/it's"}).Copies()
+	want := []string{
+		"install -m 0644 '/srv/a b/on-stored-instance.lua' /etc/orthanc/h.lua",
+		`install -o orthanc -g orthanc -m 0400 '/srv/a b/hook_token' '/etc/it'\''s'`,
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("%q", got)
+	}
+}
+
 // An account that may see /system and little else, as lua/router-rights.lua makes one.
 func TestLookWithFewRights(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -93,7 +93,7 @@ func quote(s string) (string, error) {
 // Hook returns the Lua hook with the router's address and the token's file in its table of settings.
 func (p *Plan) Hook() (string, error) {
 	text := lua.Hook
-	for setting, value := range map[string]string{"url": p.RouterURL, "token_file": filepath.Join(p.Options.Dir, TokenFile)} {
+	for setting, value := range map[string]string{"url": p.RouterURL, "token_file": p.Options.TokenPath} {
 		line := regexp.MustCompile(`(?m)^(  ` + setting + ` = )'[^']*',$`)
 		if len(line.FindAllString(text, -1)) != 1 {
 			return "", fmt.Errorf("the hook has no setting %q: program and script do not fit together", setting)
@@ -230,6 +230,25 @@ func writeToken(path string) (string, error) {
 		return "", errors.Join(fmt.Errorf("write %s: %w", path, err), os.Remove(path))
 	}
 	return path, nil
+}
+
+// Copies returns the commands that bring hook and token to where Orthanc reads them, where that is not where they were written.
+func (p *Plan) Copies() []string {
+	var commands []string
+	if hook := filepath.Join(p.Options.Dir, HookFile); hook != p.Options.HookPath {
+		commands = append(commands, fmt.Sprintf("install -m 0644 %s %s", shellText(hook), shellText(p.Options.HookPath)))
+	}
+	if token := filepath.Join(p.Options.Dir, TokenFile); token != p.Options.TokenPath {
+		commands = append(commands, fmt.Sprintf("install -o orthanc -g orthanc -m 0400 %s %s", shellText(token), shellText(p.Options.TokenPath)))
+	}
+	return commands
+}
+
+func shellText(s string) string {
+	if plain.MatchString(s) {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }
 
 // replace writes a file that Orthanc's and the router's users may read: there is no secret in it.
