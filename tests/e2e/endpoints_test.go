@@ -111,7 +111,7 @@ func TestCommands(t *testing.T) {
 		w.allRight([]*xray{x}, 1)
 
 		out := w.run("check")
-		for _, line := range []string{"orthanc", "labels", "metadata", "changes", "peer chest-ai answers", "peer spine-ai answers", "takes this configuration's token", "last heard"} {
+		for _, line := range []string{"orthanc", "labels", "metadata", "changes", "peer chest-ai): answers", "peer spine-ai): answers", "takes this configuration's token", "last heard"} {
 			if !contains(out, line) {
 				t.Errorf("check does not say %q:\n%s", line, out)
 			}
