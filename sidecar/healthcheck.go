@@ -1,12 +1,16 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"crypto/tls"
+	"encoding/pem"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"strings"
 	"time"
 
@@ -18,24 +22,29 @@ func newHealthcheckCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "healthcheck [URL]",
 		Short: "Ask a running router whether it is alive (for containers)",
-		Long: `Asks /-/healthy of the router at URL, by default the one on this machine at the configuration's server.listen. Ends with status 0
-when it answers 200, else with 1. A container's image needs no curl for its health check.`,
+		Long: `Asks /-/healthy of the router at URL, by default the one on this machine at the configuration's server.listen (by https where it has
+a certificate). Ends with status 0 when it answers 200, else with 1. A container's image needs no curl for its health check.`,
 		Example: `  imaging-router healthcheck
   imaging-router healthcheck http://127.0.0.1:8081
   docker: HEALTHCHECK CMD ["imaging-router", "healthcheck"]`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			var address string
 			if len(args) == 1 {
-				address = args[0]
-			} else {
-				c, err := toolConfig(cmd)
-				if err != nil {
-					return err
-				}
-				address = localAddress(c.Server.Listen)
+				return askHealth(cmd.Context(), args[0], nil, timeout)
 			}
-			return askHealth(cmd.Context(), address, timeout)
+			c, err := toolConfig(cmd)
+			if err != nil {
+				return err
+			}
+			address := localAddress(c.Server.Listen)
+			if c.Server.TLSCertFile == "" {
+				return askHealth(cmd.Context(), address, nil, timeout)
+			}
+			trust, err := trustOnly(c.Server.TLSCertFile)
+			if err != nil {
+				return err
+			}
+			return askHealth(cmd.Context(), "https"+strings.TrimPrefix(address, "http"), trust, timeout)
 		},
 	}
 	cmd.Flags().DurationVar(&timeout, "timeout", timeout, "how long to wait for the answer")
@@ -55,7 +64,29 @@ func localAddress(listen string) string {
 	return "http://" + net.JoinHostPort(host, port)
 }
 
-func askHealth(ctx context.Context, address string, timeout time.Duration) error {
+// trustOnly trusts whoever has exactly the certificate in the file: its names are those that others call this machine by, not 127.0.0.1.
+func trustOnly(file string) (*tls.Config, error) {
+	text, err := os.ReadFile(file) //nolint:gosec // named by the configuration
+	if err != nil {
+		return nil, fmt.Errorf("read the certificate: %w", err)
+	}
+	block, _ := pem.Decode(text)
+	if block == nil || block.Type != "CERTIFICATE" {
+		return nil, fmt.Errorf("read the certificate: %s does not begin with one", file)
+	}
+	return &tls.Config{
+		MinVersion:         tls.VersionTLS12,
+		InsecureSkipVerify: true, //nolint:gosec // VerifyConnection is stricter
+		VerifyConnection: func(s tls.ConnectionState) error {
+			if len(s.PeerCertificates) == 0 || !bytes.Equal(s.PeerCertificates[0].Raw, block.Bytes) {
+				return fmt.Errorf("the server has another certificate than %s", file)
+			}
+			return nil
+		},
+	}, nil
+}
+
+func askHealth(ctx context.Context, address string, trust *tls.Config, timeout time.Duration) error {
 	u, err := url.Parse(address)
 	if err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
 		return fmt.Errorf("%q is not an address such as http://127.0.0.1:8081", address)
@@ -70,7 +101,7 @@ func askHealth(ctx context.Context, address string, timeout time.Duration) error
 		return fmt.Errorf("ask %s: %w", u.Redacted(), err)
 	}
 	// The router on this machine is asked directly, whatever proxy the environment names.
-	transport := &http.Transport{Proxy: nil}
+	transport := &http.Transport{Proxy: nil, TLSClientConfig: trust}
 	defer transport.CloseIdleConnections()
 	response, err := (&http.Client{Transport: transport}).Do(request)
 	if err != nil {

@@ -1,9 +1,12 @@
 package main
 
 import (
+	"encoding/pem"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -68,5 +71,31 @@ func TestLocalAddress(t *testing.T) {
 		if got := localAddress(listen); got != want {
 			t.Errorf("%s: %s, want %s", listen, got, want)
 		}
+	}
+}
+
+func TestHealthcheckOfHTTPS(t *testing.T) {
+	server := httptest.NewTLSServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	defer server.Close()
+	dir := t.TempDir()
+	write := func(name string, der []byte) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	t.Setenv("IMAGING_ROUTER_SERVER_LISTEN", strings.TrimPrefix(server.URL, "https://"))
+	t.Setenv("IMAGING_ROUTER_SERVER_TLS_KEY_FILE", "not read")
+	t.Setenv("IMAGING_ROUTER_SERVER_TLS_CERT_FILE", write("its.pem", server.Certificate().Raw))
+	if r := execute(t, dir, nil, "healthcheck"); r.status != 0 {
+		t.Errorf("its own certificate: %+v", r)
+	}
+	t.Setenv("IMAGING_ROUTER_SERVER_TLS_CERT_FILE", write("other.pem", []byte("another")))
+	if r := execute(t, dir, nil, "healthcheck"); r.status != 1 || !strings.Contains(r.stderr, "the server has another certificate than ") {
+		t.Errorf("another certificate: %+v", r)
+	}
+	if r := execute(t, dir, nil, "healthcheck", server.URL); r.status != 1 || !strings.Contains(r.stderr, "certificate") {
+		t.Errorf("a certificate of nobody we know: %+v", r)
 	}
 }

@@ -145,7 +145,7 @@ func newRouter(ctx context.Context, c *config.Config, log zerolog.Logger) (_ *ro
 		}
 	}
 	r.web, err = web.Listen(web.Options{
-		Listen: c.Server.Listen, Token: c.Server.HookToken.Reveal(), MetricsOpen: c.Server.MetricsOpen, Log: log, Metrics: numbers.Handler(),
+		Listen: c.Server.Listen, TLSCertFile: c.Server.TLSCertFile, TLSKeyFile: c.Server.TLSKeyFile, Token: c.Server.HookToken.Reveal(), MetricsOpen: c.Server.MetricsOpen, Log: log, Metrics: numbers.Handler(),
 		Hook: &intake.Hook{Marker: marker, MaxBody: int64(c.Server.MaxBody), Metrics: numbers, Log: log},
 		Checks: []web.Check{
 			{Name: "orthanc", Probe: func(ctx context.Context) error { _, err := client.System(ctx); return err }},

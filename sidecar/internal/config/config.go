@@ -46,6 +46,8 @@ type Orthanc struct {
 type Server struct {
 	Listen        string   `yaml:"listen"`
 	HookTokenFile string   `yaml:"hook_token_file"`
+	TLSCertFile   string   `yaml:"tls_cert_file"` // with TLSKeyFile: https
+	TLSKeyFile    string   `yaml:"tls_key_file"`
 	MetricsOpen   bool     `yaml:"metrics_open"`
 	MaxBody       ByteSize `yaml:"max_body"`
 

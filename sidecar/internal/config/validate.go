@@ -70,6 +70,12 @@ func (c *Config) validateServer(r *report) {
 		r.fail("server.listen", "must be an address such as :8081 or 127.0.0.1:8081 (got %q)", c.Server.Listen)
 	}
 	positive(r, "server.max_body", c.Server.MaxBody)
+	switch {
+	case c.Server.TLSCertFile != "" && c.Server.TLSKeyFile == "":
+		r.fail("server.tls_cert_file", "needs server.tls_key_file")
+	case c.Server.TLSKeyFile != "" && c.Server.TLSCertFile == "":
+		r.fail("server.tls_key_file", "needs server.tls_cert_file")
+	}
 	if c.Server.HookToken != "" && len(c.Server.HookToken) < 16 {
 		c.Warnings = append(c.Warnings, "server.hook_token_file holds fewer than 16 characters: make one with `openssl rand -hex 32`")
 	}

@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/subtle"
+	"crypto/tls"
 	"encoding/json"
 	"net"
 	"net/http"
@@ -26,6 +27,8 @@ type Options struct {
 	Listen      string
 	Token       string // bearer token of the hook and the metrics; "" lets everybody in
 	MetricsOpen bool   // metrics without the token
+	TLSCertFile string // PEM, with TLSKeyFile: https instead of http
+	TLSKeyFile  string
 	Hook        http.Handler
 	Metrics     http.Handler
 	Checks      []Check
@@ -43,9 +46,19 @@ type Server struct {
 
 // Listen opens the port. Serve answers on it.
 func Listen(o Options) (*Server, error) {
+	var secure *tls.Config
+	if o.TLSCertFile != "" {
+		var err error
+		if secure, err = newTLS(o.TLSCertFile, o.TLSKeyFile, o.Log); err != nil {
+			return nil, err
+		}
+	}
 	listener, err := net.Listen("tcp", o.Listen) //nolint:noctx // opening a port does not block
 	if err != nil {
 		return nil, err
+	}
+	if secure != nil {
+		listener = tls.NewListener(listener, secure)
 	}
 	return &Server{listener: listener, server: &http.Server{
 		Handler:           o.handler(),
