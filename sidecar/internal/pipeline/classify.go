@@ -68,6 +68,12 @@ func (p *Pipeline) classify(ctx context.Context, job *river.Job[jobs.Classify], 
 			return err
 		}
 		result.ContentMD5 = md5
+		// The checksum and the file are two requests: an overwrite in between would put the new picture under the old content's name.
+		if after, err := p.Orthanc.AttachmentMD5(ctx, inst.ID); err != nil {
+			return p.orMissing(ctx, inst.ID, err)
+		} else if after != md5 {
+			return jobs.Later(0)
+		}
 	}
 	content := store.Content{SeriesID: inst.ParentSeries, StudyID: inst.ParentStudy, FileUUID: inst.FileUUID, MD5: md5, Model: result.Model, ReceivedAt: received}
 	err = p.Store.Tx(ctx, func(tx *sql.Tx) error {

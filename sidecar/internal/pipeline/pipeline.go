@@ -55,6 +55,9 @@ type Pipeline struct {
 	ReconnectGap time.Duration // pause of a job while Orthanc cannot be reached
 }
 
+// deniedGap is the pause of a job while Orthanc refuses the account.
+const deniedGap = 30 * time.Second
+
 // ended is the terminal outcome of an instance. It travels as an error so that each step can end the job.
 type ended struct {
 	state  store.State
@@ -83,6 +86,10 @@ func (p *Pipeline) guard(ctx context.Context, row *rivertype.JobRow, id string, 
 		p.Metrics.Retry(row.Kind)
 		p.trouble(ctx, row, id, err, "Orthanc cannot be reached; the job waits")
 		return jobs.Later(jitter(p.ReconnectGap))
+	case orthanc.IsDenied(err): // a wrong password is mended by a person, and no instance is to blame
+		p.Metrics.Retry(row.Kind)
+		p.trouble(ctx, row, id, err, "Orthanc refuses the router's account (orthanc.username, orthanc.password_file); the job waits")
+		return jobs.Later(jitter(deniedGap))
 	}
 	return p.failed(ctx, row, id, err, end)
 }

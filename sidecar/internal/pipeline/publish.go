@@ -62,7 +62,7 @@ func (p *Pipeline) publish(ctx context.Context, job *river.Job[jobs.Publish], ro
 	if err := p.finishPublish(ctx, job, row, matches, "published", why, began); err != nil {
 		return err
 	}
-	if row.Forward && row.FinishedAt.IsZero() {
+	if row.Forward && row.LabelledUUID != row.FileUUID { // not when the follower announces what the hook has brought
 		p.Metrics.Labelled(time.Since(row.MarkedAt))
 	}
 	p.Log.Info().Str("instance", row.ID).Str("label", result.Label(p.Publisher.Prefix)).Str("routes", why).Int64("job", job.ID).Int("attempt", job.Attempt).

@@ -56,14 +56,16 @@ type Instance struct {
 	SeriesID    string
 	StudyID     string
 	FileUUID    string
-	ContentMD5  string
-	Model       string
-	Misses      int
-	LastError   string
-	ReceivedAt  time.Time
-	FirstMarked time.Time
-	MarkedAt    time.Time
-	FinishedAt  time.Time
+	// LabelledUUID is the FileUUID whose result was published last.
+	LabelledUUID string
+	ContentMD5   string
+	Model        string
+	Misses       int
+	LastError    string
+	ReceivedAt   time.Time
+	FirstMarked  time.Time
+	MarkedAt     time.Time
+	FinishedAt   time.Time
 }
 
 // HasResult says whether the instance's last result still holds: not when it ended in another way since.
@@ -71,7 +73,7 @@ func (i Instance) HasResult() bool {
 	return i.State == StateDue || i.State == StateClassified || i.State == StatePublished
 }
 
-const instanceColumns = `id, state, reason, due, done, classify_job, publish_job, source, forward, series_id, study_id, file_uuid,
+const instanceColumns = `id, state, reason, due, done, classify_job, publish_job, source, forward, series_id, study_id, file_uuid, labelled_uuid,
 	content_md5, model, misses, last_error, received_at, first_marked, marked_at, finished_at`
 
 type scanner interface{ Scan(...any) error }
@@ -80,7 +82,7 @@ func scanInstance(row scanner) (Instance, error) {
 	var i Instance
 	var received, first, marked, finished int64
 	err := row.Scan(&i.ID, &i.State, &i.Reason, &i.Due, &i.Done, &i.ClassifyJob, &i.PublishJob, &i.Source, &i.Forward, &i.SeriesID,
-		&i.StudyID, &i.FileUUID, &i.ContentMD5, &i.Model, &i.Misses, &i.LastError, &received, &first, &marked, &finished)
+		&i.StudyID, &i.FileUUID, &i.LabelledUUID, &i.ContentMD5, &i.Model, &i.Misses, &i.LastError, &received, &first, &marked, &finished)
 	i.ReceivedAt, i.FirstMarked, i.MarkedAt, i.FinishedAt = fromMillis(received), fromMillis(first), fromMillis(marked), fromMillis(finished)
 	return i, err
 }
@@ -170,8 +172,9 @@ type Publication struct {
 // works on the instance any more.
 func (s *Store) Published(ctx context.Context, tx *sql.Tx, id string, done int64) (Publication, error) {
 	_, err := tx.ExecContext(ctx, `UPDATE instance SET publish_job = 0, last_error = '',
+		labelled_uuid = CASE WHEN state = 'classified' AND done = ? THEN file_uuid ELSE labelled_uuid END,
 		finished_at = CASE WHEN state = 'classified' AND done = ? THEN ? ELSE finished_at END,
-		state = CASE WHEN state = 'classified' AND done = ? THEN 'published' ELSE state END WHERE id = ?`, done, s.millis(), done, id)
+		state = CASE WHEN state = 'classified' AND done = ? THEN 'published' ELSE state END WHERE id = ?`, done, done, s.millis(), done, id)
 	if err != nil {
 		return Publication{}, fmt.Errorf("note publication of instance %s: %w", id, err)
 	}

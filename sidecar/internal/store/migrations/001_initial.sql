@@ -21,6 +21,7 @@ CREATE TABLE instance (
     series_id    TEXT    NOT NULL DEFAULT '',
     study_id     TEXT    NOT NULL DEFAULT '',
     file_uuid    TEXT    NOT NULL DEFAULT '',  -- Orthanc's name of the stored file: new after every overwrite
+    labelled_uuid TEXT   NOT NULL DEFAULT '',  -- the stored file whose result was published last
     content_md5  TEXT    NOT NULL DEFAULT '',
     model        TEXT    NOT NULL DEFAULT '',
     misses       INTEGER NOT NULL DEFAULT 0,   -- 404 answers in a row
