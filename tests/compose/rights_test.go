@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -31,9 +32,13 @@ const (
 	someID     = "01234567-89abcdef-01234567-89abcdef-01234567"
 )
 
-// guarded starts an Orthanc with the router's rights, after the scripts of a site.
-func guarded(t *testing.T, version string, before []string, env []string, extra map[string]any) *orthanctest.Server {
+// guarded starts an Orthanc with the router's rights, after the scripts of a site. What stands further right in more wins.
+func guarded(t *testing.T, version string, before []string, env []string, more ...map[string]any) *orthanctest.Server {
 	t.Helper()
+	extra := map[string]any{}
+	for _, m := range more {
+		maps.Copy(extra, m)
+	}
 	s := orthanctest.New(t, orthanctest.Config{
 		Version: version, Name: "archive", DICOMweb: true, Extra: extra, Env: env,
 		Users: map[string]string{routerUser: passwords, adminUser: passwords, nurseUser: passwords},
@@ -167,7 +172,7 @@ func TestTheRoutersAccountMayNotDoWhatItDoesNotNeed(t *testing.T) {
 // Whatever a path is written like, Orthanc and the filter must see the same one, or the filter must say no.
 func TestTricksWithPaths(t *testing.T) {
 	orthanctest.Each(t, func(t *testing.T, version string) {
-		s := guarded(t, version, nil, nil, nil)
+		s := guarded(t, version, nil, nil)
 		instance, study := stored(t, s)
 		upper := strings.ToUpper(instance)
 		encoded := ""
@@ -236,7 +241,7 @@ func TestTricksWithPaths(t *testing.T) {
 func TestSettingsOfTheRights(t *testing.T) {
 	orthanctest.Each(t, func(t *testing.T, version string) {
 		env := []string{"IMAGING_ROUTER_ACCOUNT=" + nurseUser, "IMAGING_ROUTER_LABEL_PREFIX=a.b-", "IMAGING_ROUTER_METADATA=6000 6001", "IMAGING_ROUTER_SENDS_TO=peers"}
-		s := guarded(t, version, nil, env, nil)
+		s := guarded(t, version, nil, env)
 		_, study := stored(t, s)
 		for _, tt := range []struct {
 			user, method, path string
@@ -266,7 +271,7 @@ function IncomingHttpRequestFilter(method, uri, ip, username, headers)
   return username ~= 'nurse' and uri ~= '/plugins' and headers['x-test'] ~= 'no'
 end`), 0o600))
 	orthanctest.Each(t, func(t *testing.T, version string) {
-		s := guarded(t, version, []string{site}, nil, nil)
+		s := guarded(t, version, []string{site}, nil)
 		require.Equal(t, http.StatusForbidden, ask(t, s, nurseUser, "GET", "/system", ""))
 		require.Equal(t, http.StatusForbidden, ask(t, s, routerUser, "GET", "/plugins", ""))
 		require.Equal(t, http.StatusForbidden, ask(t, s, routerUser, "GET", "/system", "", "X-Test: no"))
