@@ -46,7 +46,6 @@ for keyring in /usr/share/keyrings/debian-archive-keyring.{gpg,pgp}; do [ -r "$k
 
 if wanted test; then
   need gdcmconv libgdcm-tools
-  need dcmodify dcmtk
   # The picture steps in Go are held against those in Python; Debian's own interpreter has these modules.
   module() { # module package
     /usr/bin/python3 -c "import importlib.util, sys; sys.exit(importlib.util.find_spec('$1') is None)" 2>/dev/null || packages+=("$2")
@@ -56,7 +55,11 @@ if wanted test; then
   module pydicom python3-pydicom
   module PIL python3-pil
   module yaml python3-yaml
-  if [ "${CI:-}" = true ]; then # half a gigabyte, for the training code alone
+  need openssl openssl
+  need curl curl
+  if [ "${CI:-}" = true ]; then # these tests are skipped elsewhere, where the programs are absent
+    need dciodvfy dicom3tools
+    need systemd-analyze systemd
     module torch python3-torch
     module onnx python3-onnx
   fi
