@@ -155,8 +155,6 @@ def run(arguments) -> int:
         figures = json.load(file)
     if figures["data_sha256"] != state["data_sha256"] or figures["name"] != config.name:
         raise ValueError(f"{arguments.folder}: figures.json is of another run; run evaluate again")
-    with torch.no_grad():  # what evaluate added to the logits becomes part of the last layer
-        network.head.bias += torch.tensor(figures["logit_offsets"])
     os.makedirs(arguments.out, exist_ok=True)
     sha256 = write_onnx(network, config, os.path.join(arguments.out, "model.onnx"))
     with open(os.path.join(arguments.out, "model.yaml"), "w", encoding="utf-8") as file:

@@ -51,16 +51,11 @@ def softmax(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
     return powers / powers.sum(1, keepdims=True)
 
 
-def fit_temperature(logits: np.ndarray, labels: np.ndarray, log_ratio: np.ndarray | float = 0.0) -> float:
-    """The temperature of least negative log-likelihood, between 0.05 and 20 (Guo et al., 2017, arXiv 1706.04599).
-
-    Training draws rare classes more often than they are, so that the network believes in them too much. ``log_ratio`` [classes] is
-    the log of how often a class is over how often it was drawn: it is added to the logits divided by the temperature, which gives
-    the probabilities under the true frequencies (Saerens et al., 2002). As part of the logits it is temperature·log_ratio.
-    """
+def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
+    """The temperature of least negative log-likelihood, between 0.05 and 20 (Guo et al., 2017, arXiv 1706.04599)."""
 
     def loss(log_temperature: float) -> float:
-        p = softmax(logits / math.exp(log_temperature) + log_ratio)[np.arange(len(labels)), labels]
+        p = softmax(logits, math.exp(log_temperature))[np.arange(len(labels)), labels]
         return float(-np.log(np.maximum(p, 1e-300)).mean())
 
     low, high = math.log(0.05), math.log(20.0)
@@ -96,14 +91,16 @@ def wilson_lower(right: int, count: int, z: float = 1.96) -> float:
     return (centre - spread) / (1 + z * z / count)
 
 
-def threshold(confidence: np.ndarray, right: np.ndarray, precision: float) -> float:
+def threshold(confidence: np.ndarray, right: np.ndarray, precision: float, forgiven: int = 0) -> float:
     """The lowest confidence from which on the share of right predictions is at least ``precision``; 1 when there is none.
 
-    It lies half-way, in log-odds, between the last picture that may pass and the one below it.
+    Up to ``forgiven`` mistakes are let pass whatever their share: one picture of a hundred does not measure half a per cent.
+    The threshold lies half-way, in log-odds, between the last picture that may pass and the one below it.
     """
     order = np.argsort(-confidence)
-    hits = np.cumsum(right[order]) / np.arange(1, len(order) + 1)
-    enough = np.flatnonzero((hits >= precision) & right[order])
+    wrong = np.cumsum(~right[order])
+    allowed = np.maximum((1 - precision) * np.arange(1, len(order) + 1), forgiven)
+    enough = np.flatnonzero((wrong <= allowed) & right[order])
     if not len(enough):
         return 1.0
     last = enough[-1]
