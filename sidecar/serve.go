@@ -22,7 +22,6 @@ import (
 	"imagingrouter/sidecar/internal/orthanc"
 	"imagingrouter/sidecar/internal/pipeline"
 	"imagingrouter/sidecar/internal/publish"
-	"imagingrouter/sidecar/internal/rules"
 	"imagingrouter/sidecar/internal/store"
 	"imagingrouter/sidecar/internal/web"
 )
@@ -42,7 +41,10 @@ func newServeCommand() *cobra.Command {
 forwards by the rules. It starts without Orthanc and waits for it; it does not start without a model that fits its description.
 
 SIGTERM or Ctrl-C ends it in order: what runs finishes (8 s at most) or goes back to the queue. A second signal ends it at once;
-nothing is lost by that either, the next start takes up what was left.`,
+nothing is lost by that either, the next start takes up what was left.
+
+SIGHUP, or POST /-/reload with the token, reads the configuration file again and puts its rules in force; everything else in it waits for a
+restart. When anything is wrong with the file, the rules stay as they were, and log and metrics say so.`,
 		Example: `  imaging-router --config /etc/imaging-router/config.yaml serve
   IMAGING_ROUTER_LOG_LEVEL=debug imaging-router serve`,
 		Args: cobra.NoArgs,
@@ -73,6 +75,7 @@ type router struct {
 	network  *classifier.Classifier
 	pipeline *pipeline.Pipeline
 	follower *intake.Follower
+	reloader *reloader
 	web      *web.Server
 }
 
@@ -85,7 +88,7 @@ func newOrthanc(c *config.Config) (*orthanc.Client, error) {
 }
 
 func newRouter(ctx context.Context, c *config.Config, log zerolog.Logger) (_ *router, err error) {
-	r := &router{config: c, log: log}
+	r := &router{config: c, log: log, reloader: newReloader(c, log)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, r.close())
@@ -118,6 +121,8 @@ func newRouter(ctx context.Context, c *config.Config, log zerolog.Logger) (_ *ro
 	model := r.network.Model()
 	numbers.Model(model.ID(), model.SHA256, r.network.Provider(), r.network.RuntimeVersion())
 
+	r.reloader.metrics = numbers
+	numbers.Reloaded(true, time.Now())
 	to, err := destinations(c)
 	if err != nil {
 		return nil, err
@@ -129,7 +134,7 @@ func newRouter(ctx context.Context, c *config.Config, log zerolog.Logger) (_ *ro
 			Orthanc: client, Store: r.store, Prefix: c.Publish.LabelPrefix, Levels: labelLevels(c), Log: log,
 			Numbers: publish.Numbers{BodyPart: c.Publish.Metadata.BodyPart, Result: c.Publish.Metadata.Result, Marker: c.Publish.Metadata.Marker},
 		},
-		Rules: rules.NewCurrent(c.Rules), Jobs: &delivery.Jobs{Orthanc: client}, Destinations: to, Forwarding: forwarding, Metrics: numbers, Log: log,
+		Rules: r.reloader.rules, Jobs: &delivery.Jobs{Orthanc: client}, Destinations: to, Forwarding: forwarding, Metrics: numbers, Log: log,
 		RouteMaxAge: c.Forwarding.RouteMaxAge, GiveUpAfter: c.Forwarding.GiveUpAfter, Copies: c.Forwarding.Copies,
 		GonePause: gonePause, Transcoder: c.Picture.OrthancTranscoder, DecodeTries: decodeTries, ReconnectGap: reconnectGap,
 	}
@@ -146,7 +151,8 @@ func newRouter(ctx context.Context, c *config.Config, log zerolog.Logger) (_ *ro
 	}
 	r.web, err = web.Listen(web.Options{
 		Listen: c.Server.Listen, TLSCertFile: c.Server.TLSCertFile, TLSKeyFile: c.Server.TLSKeyFile, Token: c.Server.HookToken.Reveal(), MetricsOpen: c.Server.MetricsOpen, Log: log, Metrics: numbers.Handler(),
-		Hook: &intake.Hook{Marker: marker, MaxBody: int64(c.Server.MaxBody), Metrics: numbers, Log: log},
+		Hook:   &intake.Hook{Marker: marker, MaxBody: int64(c.Server.MaxBody), Metrics: numbers, Log: log},
+		Reload: func() (any, error) { return r.reloader.reload() },
 		Checks: []web.Check{
 			{Name: "orthanc", Probe: func(ctx context.Context) error { _, err := client.System(ctx); return err }},
 			{Name: "database", Probe: r.store.Writable},
@@ -181,6 +187,7 @@ func (r *router) run(ctx context.Context) error {
 	defer stop()
 	var group sync.WaitGroup
 	group.Go(func() { r.pipeline.RunBrake(background) })
+	group.Go(func() { r.reloader.run(background) })
 	if interval := r.config.Publish.SweepInterval; interval > 0 {
 		group.Go(func() { r.pipeline.RunSweeps(background, interval, r.config.Publish.SweepAge, r.config.Database.Keep) })
 	}

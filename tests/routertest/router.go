@@ -289,6 +289,29 @@ func (r *Router) end(signal syscall.Signal) error {
 	return fmt.Errorf("routertest: the router did not stop within %v and was killed", stopWithin)
 }
 
+// Signal sends the running router a signal that does not end it.
+func (r *Router) Signal(signal os.Signal) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.process == nil {
+		return errors.New("routertest: no router is running")
+	}
+	return r.process.Signal(signal)
+}
+
+// Rewrite exchanges the configuration file beside the running router, all of it at once.
+func (r *Router) Rewrite() error {
+	text, err := json.MarshalIndent(r.settings, "", "  ")
+	if err != nil {
+		return err
+	}
+	whole := r.configFile() + ".new"
+	if err := os.WriteFile(whole, text, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(whole, r.configFile())
+}
+
 // Ended is closed when the router that was started last is gone.
 func (r *Router) Ended() <-chan struct{} {
 	r.mu.Lock()

@@ -33,6 +33,8 @@ type Metrics struct {
 	deliveryTime   *prometheus.HistogramVec
 	model          *prometheus.GaugeVec
 	followerResets prometheus.Counter
+	reloadSuccess  prometheus.Gauge
+	reloadTime     prometheus.Gauge
 	followerSeen   atomic.Int64 // Unix milliseconds of the last poll that reached the end of the log
 }
 
@@ -78,6 +80,11 @@ func New(sources ...prometheus.Collector) *Metrics {
 		}
 		return time.Since(time.UnixMilli(at)).Seconds()
 	})
+	m.reloadSuccess = prometheus.NewGauge(prometheus.GaugeOpts{Namespace: namespace, Name: "config_reload_success",
+		Help: "1 when the configuration file was good at the start or the last reload, 0 when the old rules were kept."})
+	m.reloadTime = prometheus.NewGauge(prometheus.GaugeOpts{Namespace: namespace, Name: "config_reload_success_timestamp_seconds",
+		Help: "When the rules in force were read."})
+	m.registry.MustRegister(m.reloadSuccess, m.reloadTime)
 	m.registry.MustRegister(m.followerResets, lag, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	m.registry.MustRegister(sources...)
 	return m
@@ -136,6 +143,16 @@ func (m *Metrics) Delivered(destination, outcome string, took time.Duration) {
 func (m *Metrics) Model(model, sha256, provider, runtime string) {
 	m.model.Reset()
 	m.model.WithLabelValues(model, sha256, provider, runtime).Set(1)
+}
+
+// Reloaded notes how a reading of the configuration file ended.
+func (m *Metrics) Reloaded(good bool, at time.Time) {
+	if !good {
+		m.reloadSuccess.Set(0)
+		return
+	}
+	m.reloadSuccess.Set(1)
+	m.reloadTime.Set(float64(at.UnixMilli()) / 1000)
 }
 
 // FollowerCurrent notes that the follower stood at the end of the changes.

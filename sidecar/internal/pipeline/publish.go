@@ -55,11 +55,11 @@ func (p *Pipeline) publish(ctx context.Context, job *river.Job[jobs.Publish], ro
 		return p.orMissing(ctx, row.ID, err)
 	}
 	clock.next("labels")
-	matches, why, err := p.routes(ctx, row, inst, result)
+	decided, why, err := p.routes(ctx, row, inst, result)
 	if err != nil {
 		return err
 	}
-	if err := p.finishPublish(ctx, job, row, matches, "published", why, began); err != nil {
+	if err := p.finishPublish(ctx, job, row, decided, "published", why, began); err != nil {
 		return err
 	}
 	if row.Forward && row.LabelledUUID != row.FileUUID { // not when the follower announces what the hook has brought
@@ -72,7 +72,7 @@ func (p *Pipeline) publish(ctx context.Context, job *river.Job[jobs.Publish], ro
 
 // finishPublish ends the job: published, and one delivery for each destination, in one transaction. When a newer classification came
 // while the job ran, it is enqueued anew instead.
-func (p *Pipeline) finishPublish(ctx context.Context, job *river.Job[jobs.Publish], row store.Instance, matches []rules.Match, outcome, why string, began time.Time) error {
+func (p *Pipeline) finishPublish(ctx context.Context, job *river.Job[jobs.Publish], row store.Instance, decided *decision, outcome, why string, began time.Time) error {
 	return p.Store.Tx(ctx, func(tx *sql.Tx) error {
 		done, err := p.Store.Published(ctx, tx, row.ID, row.Done)
 		if err != nil {
@@ -83,12 +83,8 @@ func (p *Pipeline) finishPublish(ctx context.Context, job *river.Job[jobs.Publis
 				return err
 			}
 		}
-		for _, m := range matches {
-			for _, destination := range m.Destinations {
-				if err := p.addDelivery(ctx, tx, row, m, destination); err != nil {
-					return err
-				}
-			}
+		if err := p.route(ctx, tx, row, decided); err != nil {
+			return err
 		}
 		if err := p.Store.AddEvent(ctx, tx, store.Event{InstanceID: row.ID, Stage: job.Kind, Job: job.ID, Attempt: job.Attempt,
 			Outcome: outcome, Detail: why, Took: time.Since(began)}); err != nil {
@@ -96,6 +92,24 @@ func (p *Pipeline) finishPublish(ctx context.Context, job *river.Job[jobs.Publis
 		}
 		return jobs.Complete(ctx, tx, job)
 	})
+}
+
+// decision is what the rules say about one arrival; nil where they were not asked.
+type decision struct{ matches []rules.Match }
+
+// route creates within tx the deliveries that the rules ask for, and notes that they have decided.
+func (p *Pipeline) route(ctx context.Context, tx *sql.Tx, row store.Instance, d *decision) error {
+	if d == nil {
+		return nil
+	}
+	for _, m := range d.matches {
+		for _, destination := range m.Destinations {
+			if err := p.addDelivery(ctx, tx, row, m, destination); err != nil {
+				return err
+			}
+		}
+	}
+	return p.Store.SetRouted(ctx, tx, row.ID, row.Arrival())
 }
 
 // queuePriority says what a rule's priority is to the destination's queue.
@@ -117,7 +131,7 @@ func (p *Pipeline) addDelivery(ctx context.Context, tx *sql.Tx, row store.Instan
 }
 
 // routes returns where the rules send the result, and a sentence that says why there and not elsewhere.
-func (p *Pipeline) routes(ctx context.Context, row store.Instance, inst orthanc.Instance, r bodypart.Result) ([]rules.Match, string, error) {
+func (p *Pipeline) routes(ctx context.Context, row store.Instance, inst orthanc.Instance, r bodypart.Result) (*decision, string, error) {
 	on, err := p.Forwarding.Creates(ctx)
 	if err != nil {
 		return nil, "", err
@@ -132,10 +146,12 @@ func (p *Pipeline) routes(ctx context.Context, row store.Instance, inst orthanc.
 		return nil, "not forwarded: marked by " + string(row.Source) + ", which labels only", nil
 	case age > p.RouteMaxAge:
 		return nil, fmt.Sprintf("not forwarded: received %s ago, route_max_age is %s", age.Round(time.Second), p.RouteMaxAge), nil
+	case row.Routed == row.Arrival() && row.Source != store.SourceCommand:
+		return nil, "the rules have decided about this file before", nil
 	case !p.Copies && (modified || anonymised):
 		return nil, "not forwarded: a copy made by modify or anonymise", nil
 	}
-	var out []rules.Match
+	out := &decision{}
 	var words []string
 	matches, err := p.Rules.Set().Evaluate(ctx, facts.Source{Orthanc: p.Orthanc, Store: p.Store}.Of(row, &inst, r))
 	if err != nil {
@@ -156,10 +172,10 @@ func (p *Pipeline) routes(ctx context.Context, row store.Instance, inst orthanc.
 			}
 			words = append(words, word)
 		}
-		out = append(out, kept)
+		out.matches = append(out.matches, kept)
 	}
 	if len(words) == 0 {
-		return nil, "no rule matched", nil
+		return out, "no rule matched", nil
 	}
 	return out, strings.Join(words, "; "), nil
 }

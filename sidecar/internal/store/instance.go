@@ -60,6 +60,7 @@ type Instance struct {
 	LabelledUUID string
 	ContentMD5   string
 	Model        string
+	Routed       string // what the rules have decided about: see Arrival
 	Misses       int
 	LastError    string
 	ReceivedAt   time.Time
@@ -68,13 +69,16 @@ type Instance struct {
 	FinishedAt   time.Time
 }
 
+// Arrival names what the rules decide about: one stored file under one model. An overwrite is a new one.
+func (i Instance) Arrival() string { return i.FileUUID + " " + i.Model }
+
 // HasResult says whether the instance's last result still holds: not when it ended in another way since.
 func (i Instance) HasResult() bool {
 	return i.State == StateDue || i.State == StateClassified || i.State == StatePublished
 }
 
 const instanceColumns = `id, state, reason, due, done, classify_job, publish_job, source, forward, series_id, study_id, file_uuid, labelled_uuid,
-	content_md5, model, misses, last_error, received_at, first_marked, marked_at, finished_at`
+	content_md5, model, routed, misses, last_error, received_at, first_marked, marked_at, finished_at`
 
 type scanner interface{ Scan(...any) error }
 
@@ -82,7 +86,7 @@ func scanInstance(row scanner) (Instance, error) {
 	var i Instance
 	var received, first, marked, finished int64
 	err := row.Scan(&i.ID, &i.State, &i.Reason, &i.Due, &i.Done, &i.ClassifyJob, &i.PublishJob, &i.Source, &i.Forward, &i.SeriesID,
-		&i.StudyID, &i.FileUUID, &i.LabelledUUID, &i.ContentMD5, &i.Model, &i.Misses, &i.LastError, &received, &first, &marked, &finished)
+		&i.StudyID, &i.FileUUID, &i.LabelledUUID, &i.ContentMD5, &i.Model, &i.Routed, &i.Misses, &i.LastError, &received, &first, &marked, &finished)
 	i.ReceivedAt, i.FirstMarked, i.MarkedAt, i.FinishedAt = fromMillis(received), fromMillis(first), fromMillis(marked), fromMillis(finished)
 	return i, err
 }
@@ -132,6 +136,12 @@ func (s *Store) Mark(ctx context.Context, tx *sql.Tx, id string, source Source) 
 func (s *Store) SetClassifyJob(ctx context.Context, tx *sql.Tx, id string, job int64) error {
 	_, err := tx.ExecContext(ctx, "UPDATE instance SET classify_job = ? WHERE id = ?", job, id)
 	return wrap(err, "note job of instance %s", id)
+}
+
+// SetRouted notes within tx that the rules have decided about an arrival.
+func (s *Store) SetRouted(ctx context.Context, tx *sql.Tx, id, arrival string) error {
+	_, err := tx.ExecContext(ctx, "UPDATE instance SET routed = ? WHERE id = ?", arrival, id)
+	return wrap(err, "note decision about instance %s", id)
 }
 
 // SetPublishJob notes within tx which unfinished job publishes the instance; 0 for none.

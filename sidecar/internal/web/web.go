@@ -31,6 +31,7 @@ type Options struct {
 	TLSKeyFile  string
 	Hook        http.Handler
 	Metrics     http.Handler
+	Reload      func() (done any, err error) // puts a changed configuration in force, as far as it can
 	Checks      []Check
 	Log         zerolog.Logger
 }
@@ -87,6 +88,7 @@ func (o Options) handler() http.Handler {
 		metrics = o.authenticated(metrics)
 	}
 	mux.Handle("GET /metrics", metrics)
+	mux.Handle("POST /-/reload", o.authenticated(http.HandlerFunc(o.reload)))
 	mux.HandleFunc("GET /-/healthy", func(w http.ResponseWriter, _ *http.Request) { write(w, http.StatusOK, map[string]any{"healthy": true}) })
 	mux.HandleFunc("GET /-/ready", o.ready)
 	return mux
@@ -117,6 +119,16 @@ func (o Options) ready(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	write(w, status, map[string]any{"ready": status == http.StatusOK, "checks": checks})
+}
+
+// reload answers 200 and what was done, or 422 and what is wrong with the file. It asks for the token, so it may name files.
+func (o Options) reload(w http.ResponseWriter, _ *http.Request) {
+	done, err := o.Reload()
+	if err != nil {
+		write(w, http.StatusUnprocessableEntity, map[string]any{"error": err.Error()})
+		return
+	}
+	write(w, http.StatusOK, done)
 }
 
 // authenticated lets requests through that carry the token. The comparison takes the same time wherever the tokens differ.

@@ -22,7 +22,9 @@ const token = "0123456789abcdef0123456789abcdef"
 
 func TestWhoMayAskWhat(t *testing.T) {
 	accepted := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusAccepted) })
-	closed := Options{Token: token, Hook: accepted, Metrics: metrics.New().Handler(), Log: zerolog.Nop()}
+	closed := Options{Token: token, Hook: accepted, Metrics: metrics.New().Handler(), Log: zerolog.Nop(), Reload: func() (any, error) { return map[string]int{"rules": 1}, nil }}
+	broken := closed
+	broken.Reload = func() (any, error) { return nil, errors.New("config.yaml:1:1: broken") }
 	openMetrics := closed
 	openMetrics.MetricsOpen = true
 	without := closed
@@ -44,6 +46,10 @@ func TestWhoMayAskWhat(t *testing.T) {
 		{"metrics without token", closed, "GET", "/metrics", "", 401},
 		{"open metrics", openMetrics, "GET", "/metrics", "", 200},
 		{"the hook beside open metrics", openMetrics, "POST", "/hooks/stored-instance", "", 401},
+		{"reload with token", closed, "POST", "/-/reload", "Bearer " + token, 200},
+		{"reload without token", closed, "POST", "/-/reload", "", 401},
+		{"reload by GET", closed, "GET", "/-/reload", "Bearer " + token, 405},
+		{"reload of a bad file", broken, "POST", "/-/reload", "Bearer " + token, 422},
 		{"healthy", closed, "GET", "/-/healthy", "", 200},
 		{"ready", closed, "GET", "/-/ready", "", 200},
 		{"elsewhere", closed, "GET", "/v2", "Bearer " + token, 404},
