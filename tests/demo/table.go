@@ -134,7 +134,7 @@ func printSummary(s *screen, files []*file, failures []string) {
 		slices.Sort(times)
 		s.say("          MS: from the archive's file written to labels in the archive (time of the file; the router's record): median %d, slowest %d;",
 			times[len(times)/2].Milliseconds(), times[len(times)-1].Milliseconds())
-		s.say("          all files came in one burst, so most of it is waiting in the queue")
+		s.say("          the files came in one burst: waiting in the queue is part of it")
 	}
 	if len(failures) == 0 {
 		s.say("verified  in the Orthancs themselves: result, metadata and labels of every X-ray, and each destination holds exactly what the rules name")
