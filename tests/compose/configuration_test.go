@@ -33,7 +33,7 @@ func repository(t *testing.T) string {
 func makeSecrets(t *testing.T, folder string, arguments ...string) (output string, err error) {
 	t.Helper()
 	script := filepath.Join(repository(t), "orthanc", "make-secrets.sh")
-	text, err := exec.CommandContext(t.Context(), script, append(arguments, folder)...).CombinedOutput() //nolint:gosec // the script under test
+	text, err := exec.CommandContext(t.Context(), script, append(arguments, folder)...).CombinedOutput()
 	return string(text), err
 }
 
@@ -89,7 +89,7 @@ func TestTheConfigurationOfComposeStarts(t *testing.T) {
 		require.NotContains(t, s.Log(), "no token is set")
 
 		check := func(env ...string) error {
-			c := exec.CommandContext(t.Context(), filepath.Join(folder, "healthcheck.sh")) //nolint:gosec // the script under test
+			c := exec.CommandContext(t.Context(), filepath.Join(folder, "healthcheck.sh"))
 			c.Env = append(append(os.Environ(), "HEALTHCHECK_PORT="+strings.TrimPrefix(s.URL, "http://127.0.0.1:"),
 				"HEALTHCHECK_PASSWORD_FILE="+filepath.Join(secrets, "orthanc_password")), env...)
 			return c.Run()
@@ -119,7 +119,7 @@ func TestOrthancKnowsEveryKey(t *testing.T) {
 		var known strings.Builder
 		for _, option := range options {
 			file := filepath.Join(t.TempDir(), "known.json")
-			output, err := exec.CommandContext(t.Context(), program, option+file).CombinedOutput() //nolint:gosec // the Orthanc under test
+			output, err := exec.CommandContext(t.Context(), program, option+file).CombinedOutput()
 			require.NoError(t, err, "%s", output)
 			text, err := os.ReadFile(file)
 			require.NoError(t, err)
@@ -166,7 +166,7 @@ func TestTheEnvironmentFileHasFiveLines(t *testing.T) {
 func TestSecrets(t *testing.T) {
 	run := func(t *testing.T, prepare map[string]string, arguments ...string) (folder, output string, err error) {
 		folder = filepath.Join(t.TempDir(), "secrets")
-		require.NoError(t, os.MkdirAll(folder, 0o755)) //nolint:gosec // the script closes it
+		require.NoError(t, os.MkdirAll(folder, 0o755))
 		for name, content := range prepare {
 			require.NoError(t, os.WriteFile(filepath.Join(folder, name), []byte(content), 0o600))
 		}
