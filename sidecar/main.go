@@ -31,6 +31,7 @@ var commands = []func() *cobra.Command{
 	newInitCommand,
 	newJobsCommand,
 	newPhantomCommand,
+	newSimulateCommand,
 	newUninstallCommand,
 	newVersionCommand,
 }

@@ -261,7 +261,9 @@ type Filter struct {
 	States []State
 	Reason string // part of the reason or of the last error
 	Study  string
-	Limit  int // 0 = all
+	// HasResult leaves out instances whose content has no result (yet).
+	HasResult bool
+	Limit     int // 0 = all
 }
 
 // Instances lists instances, newest mark first.
@@ -280,6 +282,9 @@ func (s *Store) Instances(ctx context.Context, f Filter) ([]Instance, error) {
 	if f.Study != "" {
 		query += " AND study_id = ?"
 		args = append(args, f.Study)
+	}
+	if f.HasResult {
+		query += " AND (id, content_md5, model) IN (SELECT instance_id, content_md5, model FROM result)"
 	}
 	query += " ORDER BY marked_at DESC, id"
 	if f.Limit > 0 {

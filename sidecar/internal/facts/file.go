@@ -1,0 +1,34 @@
+package facts
+
+import (
+	"bytes"
+	"strings"
+
+	"github.com/suyashkumar/dicom"
+	"github.com/suyashkumar/dicom/pkg/tag"
+
+	"imagingrouter/sidecar/internal/picture"
+)
+
+// FileTags returns the tags of a DICOM file by keyword, as Tags of Orthanc would: no sequences, no private ones, several values joined by
+// a backslash. Of a file that is no DICOM, or that cannot be read to its end, it returns what the header of its picture holds.
+func FileTags(content []byte, h picture.Header) map[string]string {
+	values := map[string]string{}
+	if h.Modality != "" || h.BodyPartExamined != "" {
+		values["Modality"], values["BodyPartExamined"] = h.Modality, h.BodyPartExamined
+	}
+	set, err := dicom.Parse(bytes.NewReader(content), int64(len(content)), nil, dicom.SkipPixelData())
+	if err != nil {
+		return values
+	}
+	for _, e := range set.Elements {
+		known, err := tag.Find(e.Tag)
+		if err != nil || e.Tag == tag.PixelData {
+			continue
+		}
+		if texts, ok := e.Value.GetValue().([]string); ok {
+			values[known.Keyword] = strings.Trim(strings.Join(texts, `\`), " \x00")
+		}
+	}
+	return values
+}
