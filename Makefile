@@ -61,6 +61,10 @@ test: prerequisites-test orthanc onnxruntime build ## Run every test: units, bot
 test-unit: ## Run the tests that need no Orthanc and no network
 	@tests/run.sh unit
 
+.PHONY: compose-test
+compose-test: ## Prove docker-compose.yml on a Docker engine: a clean clone to its end (root installs what is missing; no Docker: skipped)
+	@tests/compose/run.sh
+
 .PHONY: lint
 lint: prerequisites-lint ## Check format, vet, golangci-lint, shellcheck, Lua's and Python's syntax
 	@unformatted=$$(gofmt -l $(GO_FOLDERS)); if [ -n "$$unformatted" ]; then echo "gofmt would change:"; echo "$$unformatted"; exit 1; fi
