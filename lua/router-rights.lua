@@ -69,6 +69,8 @@ allow('GET', '/plugins/<name>')
 -- Instances, series and studies: read, never changed. Bulk content is a request that only reads; the ids are in its body.
 allow('POST', '/tools/bulk-content')
 allow('GET', '/instances/<id>/file')
+allow('GET', '/instances/<id>/tags') -- for rules that ask for tags
+allow('GET', '/studies/<id>/statistics') -- for rules that ask how much a study holds
 allow('GET', '/instances/<id>/attachments/dicom/info')
 allow('GET', '/instances/<id>/attachments/dicom/md5')
 

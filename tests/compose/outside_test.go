@@ -87,7 +87,7 @@ func ports(s *stack) {
 }
 
 func open(host string, port int) bool {
-	c, err := (&net.Dialer{Timeout: 2 * time.Second}).Dial("tcp", net.JoinHostPort(host, strconv.Itoa(port))) //nolint:noctx // has a timeout
+	c, err := (&net.Dialer{Timeout: 2 * time.Second}).Dial("tcp", net.JoinHostPort(host, strconv.Itoa(port)))
 	return err == nil && c.Close() == nil
 }
 
@@ -165,7 +165,7 @@ func searchImage(s *stack, image string, secrets map[string][]byte) int {
 
 // search reads every layer of an image, deleted files included, and returns how many files it has read.
 func search(s *stack, image string, secrets map[string][]byte) (files int, err error) {
-	c := exec.CommandContext(s.Context(), "docker", "save", image) //nolint:gosec // an image of this test
+	c := exec.CommandContext(s.Context(), "docker", "save", image)
 	pipe, err := c.StdoutPipe()
 	if err != nil {
 		return 0, err

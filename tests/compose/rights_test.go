@@ -115,7 +115,7 @@ func TestTheRoutersAccountMayNotDoWhatItDoesNotNeed(t *testing.T) {
 			{"GET", "/studies/" + study + "/media", ""},
 			{"POST", "/instances/" + instance + "/export", "nowhere"},
 			{"POST", "/instances/" + instance + "/reconstruct", ""},
-			{"GET", "/instances/" + instance + "/tags", ""},
+			{"GET", "/studies/" + study + "/instances-tags", ""},
 			{"GET", "/instances/" + instance + "/simplified-tags", ""},
 			{"GET", "/instances/" + instance + "/preview", ""},
 			{"GET", "/patients", ""},

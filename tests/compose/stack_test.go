@@ -80,7 +80,7 @@ func (s *stack) run(name string, arguments ...string) string {
 }
 
 func (s *stack) try(ctx context.Context, name string, arguments ...string) (string, error) {
-	c := exec.CommandContext(ctx, name, arguments...) //nolint:gosec // docker, or a script of the clone
+	c := exec.CommandContext(ctx, name, arguments...)
 	c.Dir = s.clone
 	output, err := c.CombinedOutput()
 	return string(output), err
@@ -272,7 +272,7 @@ type container struct {
 		}
 	}
 	NetworkSettings struct {
-		Ports    map[string][]struct{ HostIp, HostPort string } //nolint:revive,staticcheck // Docker's names
+		Ports    map[string][]struct{ HostIp, HostPort string } //nolint:staticcheck // Docker's names
 		Networks map[string]struct{ IPAddress string }
 	}
 }

@@ -15,8 +15,8 @@ import (
 	"imagingrouter/tests/routertest"
 )
 
-// The router does all that it does with an account that may do nothing else: hook, classification, metadata, labels, a peer, and the
-// commands of an operator. Not a single request of it is refused.
+// The router does all that it does with an account that may do nothing else: hook, classification, metadata, labels, rules that ask for
+// tags and study, a peer, and the commands of an operator. Not a single request of it is refused.
 func TestTheRouterWorksWithItsRights(t *testing.T) {
 	orthanctest.Each(t, func(t *testing.T, version string) {
 		destination := orthanctest.New(t, orthanctest.Config{Version: version, Name: "destination"})
@@ -26,7 +26,7 @@ func TestTheRouterWorksWithItsRights(t *testing.T) {
 			"publish":      routertest.Settings{"label_levels": []string{"study", "series", "instance"}},
 			"forwarding":   routertest.Settings{"enabled": true},
 			"destinations": []any{map[string]any{"name": "destination", "peer": "destination"}},
-			"rules":        []any{map[string]any{"name": "everything", "when": "confidence >= 0.0 || review", "to": []string{"destination"}}},
+			"rules":        []any{map[string]any{"name": "everything", "when": `(confidence >= 0.0 || review) && tags["Modality"] == "DX" && study.instances == 1`, "to": []string{"destination"}}},
 		}})
 		archive := guarded(t, version, nil, []string{"IMAGING_ROUTER_URL=" + router.URL, "IMAGING_ROUTER_TOKEN=" + router.Token},
 			map[string]any{"OrthancPeers": map[string]any{"destination": destination.AsPeer()}})
