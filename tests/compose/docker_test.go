@@ -138,11 +138,12 @@ func TestOnDocker(t *testing.T) {
 		proxied(s)
 	})
 	s.step("secrets are in no image, log, environment and inspection", secretsStaySecret)
-	s.step("down", func(s *stack) {
+	s.step("down: nothing stays", func(s *stack) {
 		s.compose("down", "--volumes", "--timeout", "20")
 		require.Empty(s, strings.TrimSpace(s.run("docker", "ps", "--all", "--quiet", "--filter", "label=com.docker.compose.project="+project)))
 		require.Empty(s, strings.TrimSpace(s.run("docker", "volume", "ls", "--quiet", "--filter", "label=com.docker.compose.project="+project)))
 	})
+	s.step("docs/deployment.md from top to bottom", document)
 }
 
 // proxied asks through the proxy, trusting nobody but the authority that make-secrets.sh has made.
