@@ -16,6 +16,7 @@ import (
 	"imagingrouter/sidecar/internal/classifier"
 	"imagingrouter/sidecar/internal/config"
 	"imagingrouter/sidecar/internal/delivery"
+	"imagingrouter/sidecar/internal/explain"
 	"imagingrouter/sidecar/internal/intake"
 	"imagingrouter/sidecar/internal/jobs"
 	"imagingrouter/sidecar/internal/metrics"
@@ -151,7 +152,14 @@ func newRouter(ctx context.Context, c *config.Config, log zerolog.Logger) (_ *ro
 	}
 	r.web, err = web.Listen(web.Options{
 		Listen: c.Server.Listen, TLSCertFile: c.Server.TLSCertFile, TLSKeyFile: c.Server.TLSKeyFile, Token: c.Server.HookToken.Reveal(), MetricsOpen: c.Server.MetricsOpen, Log: log, Metrics: numbers.Handler(),
-		Hook:   &intake.Hook{Marker: marker, MaxBody: int64(c.Server.MaxBody), Metrics: numbers, Log: log},
+		Hook: &intake.Hook{Marker: marker, MaxBody: int64(c.Server.MaxBody), Metrics: numbers, Log: log},
+		Explain: &explain.Explainer{
+			Store: r.store, Orthanc: client, Rules: r.reloader.rules, Policy: r.pipeline.Policy, Levels: r.pipeline.Publisher.Levels,
+			Forwarding: func(ctx context.Context) (string, error) {
+				s, err := forwarding.State(ctx)
+				return s.String(), err
+			},
+		},
 		Reload: func() (any, error) { return r.reloader.reload() },
 		Checks: []web.Check{
 			{Name: "orthanc", Probe: func(ctx context.Context) error { _, err := client.System(ctx); return err }},

@@ -83,6 +83,8 @@ func TestNoPatientData(t *testing.T) {
 		written = append(written, metrics...)
 		for _, id := range append(ids, y.id) {
 			written = append(written, w.router.Show(t.Context(), id)...)
+			_, explained := w.explain(id)
+			written = append(written, explained...)
 		}
 		list, _, _, err := w.router.Run(t.Context(), "jobs", "list")
 		w.must(err)

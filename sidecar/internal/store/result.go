@@ -142,13 +142,19 @@ func (s *Store) AddEvent(ctx context.Context, tx *sql.Tx, e Event) error {
 
 // Events returns the story of an instance, oldest first.
 func (s *Store) Events(ctx context.Context, id string) ([]Event, error) {
+	return s.LastEvents(ctx, id, -1)
+}
+
+// LastEvents returns the last n lines of an instance's story, oldest first.
+func (s *Store) LastEvents(ctx context.Context, id string, n int) ([]Event, error) {
 	return collect(ctx, s.read, func(sc scanner) (Event, error) {
 		var e Event
 		var at, took int64
 		err := sc.Scan(&e.InstanceID, &at, &e.Stage, &e.Job, &e.Attempt, &e.Outcome, &e.Detail, &took)
 		e.At, e.Took = fromMillis(at), time.Duration(took)*time.Millisecond
 		return e, err
-	}, "SELECT instance_id, at, stage, job, attempt, outcome, detail, took_ms FROM event WHERE instance_id = ? ORDER BY id", id)
+	}, `SELECT instance_id, at, stage, job, attempt, outcome, detail, took_ms FROM
+		(SELECT * FROM event WHERE instance_id = ? ORDER BY id DESC LIMIT ?) ORDER BY id`, id, n)
 }
 
 // Prune forgets the stories, results and rows of instances that ended before the given time, and their finished deliveries. The

@@ -31,6 +31,7 @@ type Options struct {
 	TLSKeyFile  string
 	Hook        http.Handler
 	Metrics     http.Handler
+	Explain     http.Handler                 // the story of one instance, {id} in its path
 	Reload      func() (done any, err error) // puts a changed configuration in force, as far as it can
 	Checks      []Check
 	Log         zerolog.Logger
@@ -88,6 +89,9 @@ func (o Options) handler() http.Handler {
 		metrics = o.authenticated(metrics)
 	}
 	mux.Handle("GET /metrics", metrics)
+	if o.Explain != nil {
+		mux.Handle("GET /v1/instances/{id}/explain", o.authenticated(o.Explain))
+	}
 	mux.Handle("POST /-/reload", o.authenticated(http.HandlerFunc(o.reload)))
 	mux.HandleFunc("GET /-/healthy", func(w http.ResponseWriter, _ *http.Request) { write(w, http.StatusOK, map[string]any{"healthy": true}) })
 	mux.HandleFunc("GET /-/ready", o.ready)

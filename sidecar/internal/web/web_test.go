@@ -23,6 +23,12 @@ const token = "0123456789abcdef0123456789abcdef"
 func TestWhoMayAskWhat(t *testing.T) {
 	accepted := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusAccepted) })
 	closed := Options{Token: token, Hook: accepted, Metrics: metrics.New().Handler(), Log: zerolog.Nop(), Reload: func() (any, error) { return map[string]int{"rules": 1}, nil }}
+	closed.Explain = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.PathValue("id") != "4711" {
+			t.Errorf("explain is asked about %q", r.PathValue("id"))
+		}
+		w.WriteHeader(http.StatusTeapot)
+	})
 	broken := closed
 	broken.Reload = func() (any, error) { return nil, errors.New("config.yaml:1:1: broken") }
 	openMetrics := closed
@@ -50,6 +56,10 @@ func TestWhoMayAskWhat(t *testing.T) {
 		{"reload without token", closed, "POST", "/-/reload", "", 401},
 		{"reload by GET", closed, "GET", "/-/reload", "Bearer " + token, 405},
 		{"reload of a bad file", broken, "POST", "/-/reload", "Bearer " + token, 422},
+		{"explain with token", closed, "GET", "/v1/instances/4711/explain", "Bearer " + token, 418},
+		{"explain without token", closed, "GET", "/v1/instances/4711/explain", "", 401},
+		{"explain beside open metrics", openMetrics, "GET", "/v1/instances/4711/explain", "", 401},
+		{"explain by POST", closed, "POST", "/v1/instances/4711/explain", "Bearer " + token, 405},
 		{"healthy", closed, "GET", "/-/healthy", "", 200},
 		{"ready", closed, "GET", "/-/ready", "", 200},
 		{"elsewhere", closed, "GET", "/v2", "Bearer " + token, 404},
