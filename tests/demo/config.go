@@ -24,7 +24,10 @@ type rule struct {
 	matches        func(result) bool
 }
 
-const sure = 0.5
+const (
+	sure           = 0.5
+	drawnThreshold = 0.5 // for drawings, see raise
+)
 
 var rules = []rule{
 	{"chests", fmt.Sprintf(`(class == "adult_chest" || class == "pediatric_chest") && confidence >= %g`, sure), chestAI, func(r result) bool {
@@ -56,7 +59,7 @@ var xrays = map[string]bool{
 }
 
 // writeConfig writes the router's configuration.
-func (c *scene) writeConfig(port int, model string) error {
+func (c *scene) writeConfig(port int, model string, drawn bool) error {
 	model, err := filepath.Abs(model)
 	if err != nil {
 		return err
@@ -79,6 +82,12 @@ func (c *scene) writeConfig(port int, model string) error {
 	fmt.Fprintf(&b, "database:\n  path: %s\n", q(filepath.Join(c.dir, "router.db")))
 	fmt.Fprintf(&b, "intake:\n  sop_classes: [%s]\n", strings.Join(sop, ", "))
 	fmt.Fprintf(&b, "picture:\n  gdcmconv: %s\nmodel:\n  dir: %s\n", q(decoder), q(model))
+	if drawn {
+		b.WriteString("  thresholds:\n")
+		for _, class := range classes {
+			fmt.Fprintf(&b, "    %s: %g\n", class.name, drawnThreshold)
+		}
+	}
 	fmt.Fprintf(&b, "publish:\n  metadata: {body_part: %d, result: %d}\n", metadataPart, metadataJSON)
 	b.WriteString("forwarding:\n  enabled: true\ndestinations:\n")
 	for _, name := range []string{chestAI, spineAI} {

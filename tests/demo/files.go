@@ -78,9 +78,9 @@ func shaped(class, tag, wrongTag string, i int) (phantom.Options, string) {
 }
 
 // ourFiles writes real X-rays of the test split where the machine has them, else drawings.
-func ourFiles(repository, dir string, each int, drawingsOnly bool) (files []*file, words string, err error) {
+func ourFiles(repository, dir string, each int, drawingsOnly bool) (files []*file, words string, drawn bool, err error) {
 	if err := os.MkdirAll(dir, 0o750); err != nil {
-		return nil, "", err
+		return nil, "", false, err
 	}
 	shared := os.Getenv("IMAGINGROUTER_SHARED")
 	if shared == "" {
@@ -89,7 +89,7 @@ func ourFiles(repository, dir string, each int, drawingsOnly bool) (files []*fil
 	var pictures map[string][]picture
 	if !drawingsOnly {
 		if pictures, err = testSplit(filepath.Join(shared, "data")); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, "", err
+			return nil, "", false, err
 		}
 	}
 	for _, class := range classes {
@@ -98,21 +98,20 @@ func ourFiles(repository, dir string, each int, drawingsOnly bool) (files []*fil
 			options.Seed = int64(i + 1)
 			if all := pictures[class.name]; len(all) > 0 {
 				if err := useReal(&options, all[(2*i+1)*len(all)/(2*each)]); err != nil {
-					return nil, "", err
+					return nil, "", false, err
 				}
 			}
 			f := &file{path: filepath.Join(dir, name), name: name, expected: class.name}
 			if err := write(f.path, options); err != nil {
-				return nil, "", err
+				return nil, "", false, err
 			}
 			files = append(files, f)
 		}
 	}
-	words = fmt.Sprintf("%d drawings (the network has never seen drawings and may disagree; where real X-rays are, it sends those)", len(files))
 	if pictures != nil {
-		words = fmt.Sprintf("%d real X-rays that the network was not trained on", len(files))
+		return files, fmt.Sprintf("%d real X-rays that the network was not trained on", len(files)), false, nil
 	}
-	return files, words, nil
+	return files, fmt.Sprintf("%d drawings (the network has never seen drawings and may disagree; where real X-rays are, it sends those)", len(files)), true, nil
 }
 
 func write(path string, o phantom.Options) error {

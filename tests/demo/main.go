@@ -82,16 +82,17 @@ func demo(ctx context.Context, o options, s *screen) (err error) {
 
 	var files []*file
 	var words string
+	var drawn bool
 	if len(o.own) > 0 {
 		files, words, err = ownFiles(o.own)
 	} else {
 		// No real X-ray may get into a picture that is published.
-		files, words, err = ourFiles(repository, filepath.Join(dir, "xrays"), o.each, o.photo != "")
+		files, words, drawn, err = ourFiles(repository, filepath.Join(dir, "xrays"), o.each, o.photo != "")
 	}
 	if err != nil {
 		return err
 	}
-	scene, err := raise(ctx, repository, dir, o, s)
+	scene, err := raise(ctx, repository, dir, o, drawn, s)
 	if err != nil {
 		return err
 	}

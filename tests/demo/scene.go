@@ -44,7 +44,7 @@ type scene struct {
 }
 
 // raise starts the Orthancs and the router. When it fails it leaves nothing running.
-func raise(ctx context.Context, repository, dir string, o options, s *screen) (_ *scene, err error) {
+func raise(ctx context.Context, repository, dir string, o options, drawn bool, s *screen) (_ *scene, err error) {
 	c := &scene{repository: repository, dir: dir, destinations: map[string]*orthanctest.Server{}}
 	defer func() {
 		if err != nil {
@@ -76,7 +76,7 @@ func raise(ctx context.Context, repository, dir string, o options, s *screen) (_
 	s.say("started   archive, %s and %s: Orthanc %s, %.1f s", chestAI, spineAI, c.archive.Version, time.Since(began).Seconds())
 
 	began = time.Now()
-	if err := c.writeConfig(port, o.model); err != nil {
+	if err := c.writeConfig(port, o.model, drawn); err != nil {
 		return nil, err
 	}
 	if err := c.startRouter(ctx); err != nil {
@@ -87,6 +87,10 @@ func raise(ctx context.Context, repository, dir string, o options, s *screen) (_
 		s.say("rule %d    %s: %s → %s", i+1, r.name, r.when, r.to)
 	}
 	s.say("          everything else, and what a person should review, stays in the archive")
+	if drawn {
+		s.say("          review begins below a confidence of %g here; by the model's own thresholds, which are those for real X-rays,", drawnThreshold)
+		s.say("          nearly every drawing would wait for a person and nothing would be forwarded")
+	}
 	return c, nil
 }
 
