@@ -6,6 +6,7 @@ import (
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -120,6 +121,39 @@ func TestScheduleHolds(t *testing.T) {
 		w.must(err)
 		if n != 1 {
 			t.Error("the queue does not hold it until then")
+		}
+	})
+}
+
+// Orthanc's own routing by lua/route-by-bodypart.lua, from what the router writes: the router itself is in pilot mode and sends nothing.
+func TestOrthancRoutesByTheRoutersMetadata(t *testing.T) {
+	orthanctest.Each(t, func(t *testing.T, version string) {
+		repository, err := orthanctest.Repository()
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Setenv("IMAGING_ROUTER_ROUTES", "spine=peer:spine-ai;abdominal=peer:chest-ai,peer:spine-ai")
+		w := newWorld(t, version, plan{
+			settings: routertest.Settings{"forwarding": routertest.Settings{"enabled": false}, "model": routertest.Settings{"thresholds": map[string]float64{"others": 1}}},
+			archive:  map[string]any{"StableAge": 1, "LuaScripts": []string{filepath.Join(repository, "lua", "route-by-bodypart.lua")}},
+		})
+		w.begun()
+		spine, abdomen, unsure := of(t, "spine"), of(t, "abdominal"), of(t, "others")
+		w.upload(spine, abdomen, unsure)
+		w.eventually("Orthanc sends them", func() error {
+			if a, b := len(w.destinations[chestAI].proxy.Passed()), len(w.destinations[spineAI].proxy.Passed()); a != 1 || b != 2 {
+				return fmt.Errorf("%d and %d have arrived", a, b)
+			}
+			return nil
+		})
+		w.idle()
+		w.sentTo(spineAI, spine, 1)
+		w.sentTo(spineAI, abdomen, 1)
+		w.sentTo(chestAI, abdomen, 1)
+		w.sentTo(chestAI, spine, 0)
+		w.nothingSent(unsure)
+		if n, err := w.router.Query(t.Context(), "SELECT count(*) FROM delivery"); err != nil || n != 0 {
+			t.Errorf("the router has %d deliveries of its own, %v", n, err)
 		}
 	})
 }
