@@ -83,7 +83,7 @@ func TestOnDocker(t *testing.T) {
 			require.NoError(s, s.store(file))
 			require.Less(s, time.Since(began), 30*time.Second)
 		}
-		time.Sleep(25 * time.Second) // two rounds of the health check
+		time.Sleep(13 * time.Second) // two rounds of the health check
 		all, _ := s.inspect("orthanc")
 		require.Equal(s, "healthy", all["orthanc"].State.Health.Status)
 		require.Zero(s, all["orthanc"].RestartCount)
