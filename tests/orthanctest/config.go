@@ -12,6 +12,8 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+
+	"golang.org/x/sys/unix"
 )
 
 // Config says what Orthanc to start. Its zero value is the oldest installed Orthanc with one user and an empty store.
@@ -87,27 +89,39 @@ const firstPort, lastPort = 15000, 32000
 
 var taken = struct {
 	sync.Mutex
-	ports map[int]bool
-}{ports: map[int]bool{}}
+	ports map[int]*os.File // the locks
+}{ports: map[int]*os.File{}}
 
-// FreePort returns a TCP port that nobody listens on and that this process has not given out before.
+// FreePort returns a TCP port that nobody listens on and that neither this process nor another test's has been given: a file lock
+// reserves it for the life of the process, since an Orthanc that is being restarted leaves its port alone for a while.
 func FreePort() (int, error) {
 	taken.Lock()
 	defer taken.Unlock()
+	folder := filepath.Join(os.TempDir(), "orthanctest-ports-"+strconv.Itoa(os.Getuid()))
+	if err := os.MkdirAll(folder, 0o700); err != nil {
+		return 0, fmt.Errorf("orthanctest: reserve a port: %w", err)
+	}
 	for range 1000 {
 		port := firstPort + rand.IntN(lastPort-firstPort)
-		if taken.ports[port] {
+		if taken.ports[port] != nil {
 			continue
 		}
-		l, err := net.Listen("tcp", ":"+strconv.Itoa(port)) //nolint:noctx // all addresses must be free: Orthanc binds all of them
+		lock, err := os.OpenFile(filepath.Join(folder, strconv.Itoa(port)), os.O_CREATE|os.O_RDWR, 0o600)
 		if err != nil {
+			return 0, fmt.Errorf("orthanctest: reserve a port: %w", err)
+		}
+		if unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil || !free(port) {
+			_ = lock.Close()
 			continue
 		}
-		if err := l.Close(); err != nil {
-			return 0, err
-		}
-		taken.ports[port] = true
+		taken.ports[port] = lock // held until the process ends
 		return port, nil
 	}
 	return 0, errors.New("orthanctest: no free port")
+}
+
+// free says whether the port can be bound on all addresses, as Orthanc does.
+func free(port int) bool {
+	l, err := net.Listen("tcp", ":"+strconv.Itoa(port)) //nolint:noctx // does not block
+	return err == nil && l.Close() == nil
 }
