@@ -10,7 +10,7 @@ export CGO_ENABLED := 1
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo development)
 LDFLAGS := -X main.version=$(VERSION)
-GO_FOLDERS := sidecar tests
+GO_FOLDERS := sidecar tests packaging lua
 SCRIPTS = $(shell git ls-files --cached --others --exclude-standard '*.sh' .ci/run)
 PYTHON = $(shell git ls-files --cached --others --exclude-standard '*.py')
 LUA = $(shell git ls-files --cached --others --exclude-standard '*.lua')
@@ -87,6 +87,10 @@ screenshot: prerequisites-demo onnxruntime build ## Make the pictures of Orthanc
 .PHONY: package
 package: onnxruntime build ## Build dist/imaging-router_<version>_<architecture>.deb (apt install ./dist/…)
 	@VERSION='$(VERSION)' packaging/build-deb.sh bin/imaging-router "$$(sidecar/get-onnxruntime.sh)"
+
+.PHONY: release
+release: ## Build dist/: programs and packages for amd64 and arm64, bill of materials, licences, checksums (ARCHES="amd64" for less)
+	@VERSION='$(VERSION)' packaging/release.sh
 
 .PHONY: clean
 clean: ## Remove what was built; .cache stays

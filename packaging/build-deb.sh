@@ -49,7 +49,9 @@ put() { install -D -m "$1" -- "$2" "$STAGE/$3"; }
 put 755 "$program" usr/bin/imaging-router
 put 644 "$library" usr/lib/imaging-router/libonnxruntime.so.1
 put 644 packaging/imaging-router.service usr/lib/systemd/system/imaging-router.service
-put 644 lua/on-stored-instance.lua usr/share/imaging-router/lua/on-stored-instance.lua
+for file in lua/*.lua; do
+  put 644 "$file" "usr/share/imaging-router/lua/$(basename -- "$file")"
+done
 for file in "$model"/*; do
   put 644 "$file" "usr/share/imaging-router/$model/$(basename -- "$file")"
 done

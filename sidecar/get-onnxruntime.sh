@@ -19,6 +19,7 @@ Archives and libraries are held against SHA-256 sums in this script, the npm pac
 Environment:
   ONNXRUNTIME_LIB       a libonnxruntime.so of version 1.24 or newer to use instead
   IMAGINGROUTER_CACHE   the folder to use instead of .cache in the repository
+  ONNXRUNTIME_ARCH      amd64 or arm64: the library for another machine than this one, in a folder of that name in the cache
 HELP
 }
 
@@ -34,7 +35,14 @@ esac
 release=1.27.0 # of the archive; its sums are those that several independent projects pin
 npm_version=1.30.0
 npm_integrity=sha512-twhs1C2C/BFkz1yc5OY0KIU2GUq6DURO7hD4bx5Q2Qy3nAMJwRXW8xU3NVczE29VA9lolLOYepoD8fjTGOfIqw==
-case $(uname -sm) in
+machine=$(uname -sm)
+case "${ONNXRUNTIME_ARCH:-}" in
+  '') ;;
+  amd64) machine='Linux x86_64' ;;
+  arm64) machine='Linux aarch64' ;;
+  *) die "ONNXRUNTIME_ARCH is '$ONNXRUNTIME_ARCH' (known: amd64, arm64)" ;;
+esac
+case $machine in
   'Linux x86_64')
     release_architecture=x64 npm_architecture=x64
     release_sum=547e40a48f1fe73e3f812d7c88a948612c23f896b91e4e2ee1e232d7b468246f
@@ -45,7 +53,7 @@ case $(uname -sm) in
     release_sum=3e4d83ac06924a32a07b6d7f91ce6f852876153fc0bbdf931bf517a140bfbe48
     npm_sum=1f549d46250b005580b597f4164984aaf75b3bcb9f3aeb07c7f8a8fe60b23c76
     ;;
-  *) die "no library known for $(uname -sm) (known: Linux on x86_64 and aarch64): set ONNXRUNTIME_LIB" ;;
+  *) die "no library known for $machine (known: Linux on x86_64 and aarch64): set ONNXRUNTIME_LIB" ;;
 esac
 
 if [ -n "${ONNXRUNTIME_LIB:-}" ]; then
@@ -56,8 +64,10 @@ if [ -n "${ONNXRUNTIME_LIB:-}" ]; then
 fi
 
 repository=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
-mkdir -p "${IMAGINGROUTER_CACHE:-$repository/.cache}"
-cache=$(cd -- "${IMAGINGROUTER_CACHE:-$repository/.cache}" && pwd)
+cache=${IMAGINGROUTER_CACHE:-$repository/.cache}
+if [ "$machine" != "$(uname -sm)" ]; then cache=$cache/$ONNXRUNTIME_ARCH; fi
+mkdir -p "$cache"
+cache=$(cd -- "$cache" && pwd)
 
 # A folder is renamed into its place only when it is whole.
 fetched() {

@@ -55,7 +55,7 @@ training() {
   "$python" -B -m unittest discover -b -s models/training/tests -t models/training
 }
 
-mapfile -t product < <(go list ./sidecar/...)
+mapfile -t product < <(go list ./sidecar/... ./packaging/... ./lua/...)
 mapfile -t whole < <(go list ./tests/...)
 step "go vet" go vet ./...
 if [ "$level" = unit ]; then
