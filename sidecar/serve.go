@@ -179,6 +179,9 @@ func (r *router) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := r.pipeline.TakeUp(ctx); err != nil {
+		return err
+	}
 	if err := r.queue.Start(context.WithoutCancel(ctx)); err != nil {
 		return err
 	}

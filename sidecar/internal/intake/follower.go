@@ -5,6 +5,8 @@ import (
 	"database/sql"
 	"fmt"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -115,7 +117,7 @@ func (f *Follower) poll(ctx context.Context) (done bool, err error) {
 	if len(rows) == 0 && next == cursor {
 		return page.Done, nil
 	}
-	live, replay, err := f.due(ctx, rows, cursor.Live)
+	live, replay, err := f.due(ctx, rows, cursor)
 	if err != nil {
 		return false, err
 	}
@@ -262,7 +264,7 @@ func (f *Follower) remember(rows []orthanc.Change, seq int64) {
 
 // due returns the instances that want work: of a wanted SOP class and modality, and stored anew since the router last looked.
 // Their descriptions come in bulk, so that a CT of 2,000 slices costs a handful of requests.
-func (f *Follower) due(ctx context.Context, rows []orthanc.Change, liveAfter int64) (live, replay []string, err error) {
+func (f *Follower) due(ctx context.Context, rows []orthanc.Change, cursor store.Cursor) (live, replay []string, err error) {
 	seq := make(map[string]int64, len(rows))
 	ids := make([]string, 0, len(rows))
 	for _, r := range rows {
@@ -271,7 +273,7 @@ func (f *Follower) due(ctx context.Context, rows []orthanc.Change, liveAfter int
 		}
 		seq[r.ID] = max(seq[r.ID], r.Seq)
 	}
-	known, err := f.Marker.Store.FileUUIDs(ctx, ids)
+	known, err := f.Marker.Store.InstancesByID(ctx, ids)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -288,8 +290,11 @@ func (f *Follower) due(ctx context.Context, rows []orthanc.Change, liveAfter int
 			switch {
 			case !f.Objects.Wanted(i.Metadata["SopClassUid"], modalities[i.ParentSeries]):
 				f.Metrics.Skipped(i.Metadata["SopClassUid"])
-			case i.FileUUID != "" && known[i.ID] == i.FileUUID: // the hook was faster
-			case seq[i.ID] > liveAfter:
+			case multiFrame(i):
+				f.Metrics.Skipped(i.Metadata["SopClassUid"])
+			case i.FileUUID != "" && known[i.ID].FileUUID == i.FileUUID && (known[i.ID].Forward || seq[i.ID] <= cursor.Seq):
+				// The hook was faster, or this row was read before. What a sweep found first is due all the same: it forwards nothing.
+			case seq[i.ID] > cursor.Live:
 				live = append(live, i.ID)
 			default:
 				replay = append(replay, i.ID)
@@ -297,6 +302,19 @@ func (f *Follower) due(ctx context.Context, rows []orthanc.Change, liveAfter int
 		}
 	}
 	return live, replay, nil
+}
+
+// multiFrame says whether an instance holds more than one frame, as Orthanc's index knows it. Cine runs share their SOP class with
+// single pictures and are no X-rays to be classified.
+func multiFrame(i orthanc.Instance) bool { return Frames(i) > 1 }
+
+// Frames returns the number of frames by Orthanc's index; 1 where it does not say.
+func Frames(i orthanc.Instance) int {
+	n, err := strconv.Atoi(strings.TrimSpace(i.MainDicomTags["NumberOfFrames"]))
+	if err != nil || n < 1 {
+		return 1
+	}
+	return n
 }
 
 // modalities returns the modality of each series, only where the site filters by it.

@@ -195,6 +195,15 @@ func (q *Queue) Recover(ctx context.Context) (int64, error) {
 	return res.RowsAffected()
 }
 
+// Forget removes within tx an unfinished job that nobody will work.
+func (q *Queue) Forget(ctx context.Context, tx *sql.Tx, job int64) error {
+	_, err := tx.ExecContext(ctx, "DELETE FROM river_job WHERE id = ? AND state <> 'running'", job)
+	if err != nil {
+		return fmt.Errorf("forget job %d: %w", job, err)
+	}
+	return nil
+}
+
 // Classify enqueues the classification of an instance within tx and returns the job's number.
 func (q *Queue) Classify(ctx context.Context, tx *sql.Tx, instance string, p Priority) (int64, error) {
 	return q.insert(ctx, tx, Classify{Instance: instance}, &river.InsertOpts{Queue: "classify", Priority: int(p), MaxAttempts: q.opts.attempts()})
@@ -262,6 +271,15 @@ func (b backoff) pause(failures int) time.Duration {
 type worker[T river.JobArgs] struct {
 	river.WorkerDefaults[T]
 	work func(context.Context, *river.Job[T]) error
+}
+
+// Timeout implements river.Worker. A delivery has its destination's own time-out, which ends the attempt in order; River's would come first.
+func (w *worker[T]) Timeout(*river.Job[T]) time.Duration {
+	var args T
+	if args.Kind() == (Deliver{}).Kind() {
+		return -1
+	}
+	return 0 // the queue's
 }
 
 // Work implements river.Worker. A job that the shutdown interrupted goes back to the queue as if it had not begun.

@@ -30,6 +30,7 @@ type Metrics struct {
 	ended          *prometheus.CounterVec
 	retries        *prometheus.CounterVec
 	deliveries     *prometheus.CounterVec
+	rulesFailed    *prometheus.CounterVec
 	deliveryTime   *prometheus.HistogramVec
 	model          *prometheus.GaugeVec
 	followerResets prometheus.Counter
@@ -64,6 +65,7 @@ func New(sources ...prometheus.Collector) *Metrics {
 	m.confidence = histogram("confidence", "Calibrated confidence of results, by class.", []float64{.3, .5, .6, .7, .8, .9, .95, .98, .99, .995, 1}, "class")
 	m.ended = counter("instances_ended_total", "Instances that reached an end, by state.", "state")
 	m.retries = counter("job_errors_total", "Attempts that failed and will be repeated, by kind of job.", "kind")
+	m.rulesFailed = counter("rules_failed_total", "Rules that could not be evaluated on a picture's values, by rule.", "rule")
 	m.deliveries = counter("deliveries_total", "Deliveries that ended, by destination and outcome.", "destination", "outcome")
 	m.deliveryTime = histogram("delivery_seconds", "Time from the creation of a delivery to its arrival.",
 		[]float64{.1, .2, .5, 1, 2, 5, 10, 30, 60, 300, 1800, 7200, 86400}, "destination")
@@ -138,6 +140,9 @@ func (m *Metrics) Delivered(destination, outcome string, took time.Duration) {
 		m.deliveryTime.WithLabelValues(destination).Observe(took.Seconds())
 	}
 }
+
+// RuleFailed counts a rule that could not be evaluated on a picture's values.
+func (m *Metrics) RuleFailed(rule string) { m.rulesFailed.WithLabelValues(rule).Inc() }
 
 // Model says which model serves, and through what.
 func (m *Metrics) Model(model, sha256, provider, runtime string) {

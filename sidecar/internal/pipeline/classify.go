@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"github.com/riverqueue/river"
 
 	"imagingrouter/sidecar/internal/bodypart"
+	"imagingrouter/sidecar/internal/intake"
 	"imagingrouter/sidecar/internal/jobs"
 	"imagingrouter/sidecar/internal/orthanc"
 	"imagingrouter/sidecar/internal/picture"
@@ -126,6 +128,10 @@ func (p *Pipeline) enqueuePublish(ctx context.Context, tx *sql.Tx, row store.Ins
 // wanted ends instances that the site does not want classified, before any pixel is fetched.
 func (p *Pipeline) wanted(ctx context.Context, inst orthanc.Instance) error {
 	sop, modality := inst.Metadata["SopClassUid"], ""
+	if n := intake.Frames(inst); n > 1 && p.Objects.Wanted(sop, modality) {
+		p.Metrics.Skipped(sop)
+		return &ended{store.StateSkipped, fmt.Sprintf("%d frames: single frames only are classified", n)}
+	}
 	if len(p.Objects.Modalities) > 0 {
 		series, err := p.Orthanc.Series(ctx, inst.ParentSeries)
 		if err != nil {
@@ -137,10 +143,27 @@ func (p *Pipeline) wanted(ctx context.Context, inst orthanc.Instance) error {
 		return nil
 	}
 	p.Metrics.Skipped(sop)
-	if modality != "" {
-		return &ended{store.StateSkipped, fmt.Sprintf("SOP class %s, modality %s: not configured to be classified", sop, modality)}
+	return unwanted(sop, modality)
+}
+
+var (
+	uidText      = regexp.MustCompile(`^[0-9.]{1,64}$`)
+	modalityText = regexp.MustCompile(`^[A-Z0-9_]{1,16}$`)
+)
+
+// unwanted says why an instance is skipped. What a file gives for its class is text from a stranger, and a shifted element may hold a
+// name: only what looks like a UID and a modality is repeated.
+func unwanted(sop, modality string) *ended {
+	if !uidText.MatchString(sop) {
+		sop = "(not a UID)"
 	}
-	return &ended{store.StateSkipped, fmt.Sprintf("SOP class %s: not configured to be classified", sop)}
+	if modality == "" {
+		return &ended{store.StateSkipped, "SOP class " + sop + ": not configured to be classified"}
+	}
+	if !modalityText.MatchString(modality) {
+		modality = "(not a code)"
+	}
+	return &ended{store.StateSkipped, "SOP class " + sop + ", modality " + modality + ": not configured to be classified"}
 }
 
 func (p *Pipeline) orMissing(ctx context.Context, id string, err error) error {
@@ -167,7 +190,7 @@ func (p *Pipeline) look(ctx context.Context, attempt int, inst orthanc.Instance)
 	}
 	if sop := pic.Header.SOPClassUID; !p.Objects.Wanted(sop, pic.Header.Modality) { // where Orthanc had not recorded it
 		p.Metrics.Skipped(sop)
-		return r, "", &ended{store.StateSkipped, "SOP class " + sop + ": not configured to be classified"}
+		return r, "", unwanted(sop, pic.Header.Modality)
 	}
 	tensor := pic.Tensor(p.Classifier.Model().Spec())
 	pic.Release() // its pixels serve the next picture; what it says of itself stays

@@ -31,10 +31,7 @@ func (p *Pipeline) Deliver(ctx context.Context, job *river.Job[jobs.Deliver]) (e
 	if !d.FinishedAt.IsZero() {
 		return p.Store.Tx(ctx, func(tx *sql.Tx) error { return jobs.Complete(ctx, tx, job) })
 	}
-	to, configured := p.Destinations[d.Destination]
-	if !configured {
-		return p.finishDelivery(ctx, job, d, store.DeliveryFailed, "the configuration no longer has this destination")
-	}
+	to := p.Destinations[d.Destination] // only configured destinations have a queue that is worked
 	if held, err := p.held(ctx, job, d); held || err != nil {
 		return err
 	}
@@ -42,6 +39,11 @@ func (p *Pipeline) Deliver(ctx context.Context, job *river.Job[jobs.Deliver]) (e
 		if opens := p.Rules.Set().Opens(d.Rule, now); opens.After(now) { // a retry, or a long queue, beyond the end of the rule's window
 			return jobs.Later(opens.Sub(now))
 		}
+	}
+	if overwritten, err := p.overwritten(ctx, d); err != nil {
+		return p.undelivered(ctx, job, d, err)
+	} else if overwritten {
+		return p.finishDelivery(ctx, job, d, store.DeliveryGone, "overwritten: the new content goes where its own class belongs")
 	}
 	err = p.send(ctx, d, to)
 	var snooze *rivertype.JobSnoozeError
@@ -60,11 +62,17 @@ func (p *Pipeline) held(ctx context.Context, job *river.Job[jobs.Deliver], d sto
 	if err != nil {
 		return false, err
 	}
-	if d.State != store.DeliveryPending { // already with Orthanc: only its end is to be noted
+	if d.State == store.DeliverySent { // already with Orthanc: only its end is to be noted
 		return false, nil
 	}
 	if !state.On {
 		return true, jobs.Later(jitter(heldPause))
+	}
+	if d.State != store.DeliveryPending {
+		return false, nil
+	}
+	if d.Attempts == 0 && time.Since(d.May()) > p.GiveUpAfter { // the router was stopped, or forwarding off, for that long
+		return true, p.finishDelivery(ctx, job, d, store.DeliveryExpired, fmt.Sprintf("not begun within give_up_after (%s)", p.GiveUpAfter))
 	}
 	if state.Since.After(d.May()) && time.Since(d.ReceivedAt) > p.RouteMaxAge {
 		return true, p.finishDelivery(ctx, job, d, store.DeliveryExpired, fmt.Sprintf("held back until it was older than route_max_age (%s)", p.RouteMaxAge))
@@ -75,6 +83,15 @@ func (p *Pipeline) held(ctx context.Context, job *river.Job[jobs.Deliver], d sto
 // heldPause is how long a delivery sleeps that the brake caught before RunBrake, which looks every second, paused its queue. It is
 // also how long such a delivery may lag behind the release, so it is short: the paused queue holds it, not its sleep.
 const heldPause = 2 * time.Second
+
+// overwritten says whether Orthanc holds another content by now than the one that the rules have decided about.
+func (p *Pipeline) overwritten(ctx context.Context, d store.Delivery) (bool, error) {
+	if d.State != store.DeliveryPending {
+		return false, nil
+	}
+	md5, err := p.Orthanc.AttachmentMD5(ctx, d.InstanceID)
+	return err == nil && md5 != d.ContentMD5, err
+}
 
 // send takes the delivery from the state it is in to its arrival.
 func (p *Pipeline) send(ctx context.Context, d store.Delivery, to delivery.Destination) error {
@@ -146,7 +163,9 @@ func (p *Pipeline) sendOurselves(ctx context.Context, d store.Delivery, to deliv
 // looks for the job first and sends nothing twice.
 func (p *Pipeline) undelivered(ctx context.Context, job *river.Job[jobs.Deliver], d store.Delivery, cause error) error {
 	p.Metrics.Retry(job.Kind)
-	p.trouble(ctx, job.JobRow, d.InstanceID, fmt.Errorf("delivery %s to %s: %w", d.ID, d.Destination, cause), "delivery not made yet")
+	if d.LastError != cause.Error() { // the same trouble is told once
+		p.trouble(ctx, job.JobRow, d.InstanceID, fmt.Errorf("delivery %s to %s: %w", d.ID, d.Destination, cause), "delivery not made yet")
+	}
 	_, carried := p.Destinations[d.Destination].Kind.(delivery.Carrier)
 	open := errors.Is(cause, delivery.ErrUncertain) || carried && orthanc.IsUnreachable(cause)
 	if !open {
@@ -167,7 +186,10 @@ func (p *Pipeline) undelivered(ctx context.Context, job *river.Job[jobs.Deliver]
 		return p.finishDelivery(ctx, job, d, store.DeliveryFailed, fmt.Sprintf("not delivered within %s, at last: %v", p.GiveUpAfter, cause))
 	}
 	if open {
-		return jobs.Later(jitter(p.ReconnectGap))
+		if err := p.Store.DeliveryTrouble(ctx, d.ID, cause.Error()); err != nil {
+			return err
+		}
+		return jobs.Later(p.gap())
 	}
 	return cause
 }
@@ -194,5 +216,46 @@ func (p *Pipeline) finishDelivery(ctx context.Context, job *river.Job[jobs.Deliv
 	}
 	event.Str("instance", d.InstanceID).Str("delivery", d.ID).Str("destination", d.Destination).Str("state", string(state)).
 		Int64("job", job.ID).Int("attempt", job.Attempt).Dur("took", took).Msg("delivery ended")
+	return nil
+}
+
+// TakeUp mends, before the queue starts, what the last run left: work whose job was lost, deliveries to destinations that are no more,
+// and a brake that was pulled while the router was down.
+func (p *Pipeline) TakeUp(ctx context.Context) error {
+	state, err := p.Forwarding.State(ctx)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(p.dropUnknown(ctx), p.Queue.HoldDeliveries(ctx, !state.On)); err != nil {
+		return err
+	}
+	return p.Store.Tx(ctx, func(tx *sql.Tx) error {
+		_, err := p.Queue.Repair(ctx, tx)
+		return err
+	})
+}
+
+// dropUnknown ends the open deliveries to destinations that the configuration no longer has, and forgets their jobs: no queue would ever
+// work them.
+func (p *Pipeline) dropUnknown(ctx context.Context) error {
+	open, err := p.Store.Deliveries(ctx, store.DeliveryFilter{States: []store.DeliveryState{store.DeliveryPending, store.DeliverySubmitting, store.DeliverySent}})
+	if err != nil {
+		return err
+	}
+	for _, d := range open {
+		if _, configured := p.Destinations[d.Destination]; configured {
+			continue
+		}
+		const reason = "the configuration no longer has this destination"
+		err := p.Store.Tx(ctx, func(tx *sql.Tx) error {
+			return errors.Join(p.Store.FinishDelivery(ctx, tx, d.ID, store.DeliveryFailed, reason), p.Queue.Forget(ctx, tx, d.Job),
+				p.Store.AddEvent(ctx, tx, store.Event{InstanceID: d.InstanceID, Stage: jobs.Deliver{}.Kind(), Job: d.Job, Outcome: string(store.DeliveryFailed), Detail: d.Destination + " " + d.ID + " " + reason}))
+		})
+		if err != nil {
+			return err
+		}
+		p.Metrics.Delivered("unknown", string(store.DeliveryFailed), 0)
+		p.Log.Error().Str("instance", d.InstanceID).Str("delivery", d.ID).Str("destination", d.Destination).Str("reason", reason).Msg("delivery ended")
+	}
 	return nil
 }

@@ -22,7 +22,7 @@ type Forwarding struct {
 type ForwardingState struct {
 	On         bool
 	Commanded  string    // "on", "off" or ""
-	Since      time.Time // of the command; zero without one
+	Since      time.Time // of the last command; zero when there never was one
 	Configured bool
 }
 
@@ -33,8 +33,11 @@ func (f *Forwarding) State(ctx context.Context) (ForwardingState, error) {
 		return ForwardingState{}, err
 	}
 	s := ForwardingState{On: f.Configured, Configured: f.Configured}
-	if ok && value != "" {
-		s.On, s.Commanded, s.Since = value == "on", value, since
+	if ok {
+		s.Since = since // also of the command that went back to the configuration: what it releases may be old
+		if value != "" {
+			s.On, s.Commanded = value == "on", value
+		}
 	}
 	return s, nil
 }

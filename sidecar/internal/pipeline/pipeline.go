@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"runtime"
+	"sync/atomic"
 	"time"
 
 	"github.com/riverqueue/river"
@@ -52,11 +53,13 @@ type Pipeline struct {
 	GonePause    time.Duration // between two 404 answers before an instance counts as deleted
 	Transcoder   bool          // let Orthanc decode what nothing here can
 	DecodeTries  int           // attempts when the machine, not the file, failed to decode
-	ReconnectGap time.Duration // pause of a job while Orthanc cannot be reached
+	ReconnectGap time.Duration // first pause of a job while Orthanc cannot be reached; it grows with the outage
+
+	outage atomic.Int64 // since when Orthanc cannot be reached, Unix milliseconds; 0 while it can
 }
 
-// deniedGap is the pause of a job while Orthanc refuses the account.
-const deniedGap = 30 * time.Second
+// longestGap is the longest pause of a job while Orthanc cannot be reached.
+const longestGap = time.Minute
 
 // ended is the terminal outcome of an instance. It travels as an error so that each step can end the job.
 type ended struct {
@@ -75,6 +78,9 @@ func (p *Pipeline) guard(ctx context.Context, row *rivertype.JobRow, id string, 
 		}
 	}()
 	err = work()
+	if err == nil {
+		p.outage.Store(0)
+	}
 	var e *ended
 	var snooze *rivertype.JobSnoozeError
 	switch {
@@ -83,15 +89,28 @@ func (p *Pipeline) guard(ctx context.Context, row *rivertype.JobRow, id string, 
 	case errors.As(err, &e):
 		return end(e)
 	case orthanc.IsUnreachable(err):
-		p.Metrics.Retry(row.Kind)
-		p.trouble(ctx, row, id, err, "Orthanc cannot be reached; the job waits")
-		return jobs.Later(jitter(p.ReconnectGap))
+		return p.wait(ctx, row, id, err, "Orthanc cannot be reached; the job waits")
 	case orthanc.IsDenied(err): // a wrong password is mended by a person, and no instance is to blame
-		p.Metrics.Retry(row.Kind)
-		p.trouble(ctx, row, id, err, "Orthanc refuses the router's account (orthanc.username, orthanc.password_file); the job waits")
-		return jobs.Later(jitter(deniedGap))
+		return p.wait(ctx, row, id, err, "Orthanc refuses the router's account (orthanc.username, orthanc.password_file); the job waits")
 	}
 	return p.failed(ctx, row, id, err, end)
+}
+
+// wait puts a job off that Orthanc did not let begin. An outage lasts for all jobs alike: the longer it has lasted, the longer is the
+// pause, and an instance's story and the log hear of the same trouble once.
+func (p *Pipeline) wait(ctx context.Context, row *rivertype.JobRow, id string, err error, message string) error {
+	p.Metrics.Retry(row.Kind)
+	if known, readErr := p.Store.Instance(ctx, id); readErr != nil || known.LastError != err.Error() {
+		p.trouble(ctx, row, id, err, message)
+	}
+	return jobs.Later(p.gap())
+}
+
+// gap is the pause of a job while Orthanc cannot be reached: half of how long that has been so, within bounds.
+func (p *Pipeline) gap() time.Duration {
+	now := time.Now()
+	p.outage.CompareAndSwap(0, now.UnixMilli())
+	return jitter(min(longestGap, max(p.ReconnectGap, now.Sub(time.UnixMilli(p.outage.Load()))/2)))
 }
 
 func (p *Pipeline) failed(ctx context.Context, row *rivertype.JobRow, id string, err error, end func(*ended) error) error {
@@ -131,17 +150,26 @@ func jitter(d time.Duration) time.Duration {
 	return time.Duration(float64(d) * (0.8 + 0.4*rand.Float64()))
 }
 
-// missing answers a 404: deleted, when Orthanc itself is well and says so again after a pause.
+// missing answers a 404: deleted, when Orthanc itself is well and says so again after a pause. One 404 proves nothing: a restarting proxy
+// can say so too.
 func (p *Pipeline) missing(ctx context.Context, id string) error {
 	if _, err := p.Orthanc.System(ctx); err != nil {
 		return err
 	}
-	n, err := p.Store.Missed(ctx, id)
-	if err != nil {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(p.GonePause):
+	}
+	_, err := p.Orthanc.Instance(ctx, id)
+	switch {
+	case err == nil:
+		return jobs.Later(0)
+	case !orthanc.IsNotFound(err):
 		return err
 	}
-	if n < 2 {
-		return jobs.Later(p.GonePause)
+	if _, err := p.Orthanc.System(ctx); err != nil {
+		return err
 	}
 	return &ended{store.StateGone, "deleted in Orthanc"}
 }
@@ -154,7 +182,7 @@ func endInstance[T river.JobArgs](ctx context.Context, p *Pipeline, job *river.J
 		if err != nil {
 			return err
 		}
-		if err := p.again(ctx, tx, after); err != nil {
+		if err := errors.Join(p.again(ctx, tx, after), p.enqueuePublish(ctx, tx, after)); err != nil {
 			return err
 		}
 		if err := p.Store.AddEvent(ctx, tx, store.Event{InstanceID: row.ID, Stage: job.Kind, Job: job.ID, Attempt: job.Attempt, Outcome: string(e.state), Detail: e.reason}); err != nil {

@@ -153,11 +153,18 @@ func (p *Pipeline) routes(ctx context.Context, row store.Instance, inst orthanc.
 	}
 	out := &decision{}
 	var words []string
-	matches, err := p.Rules.Set().Evaluate(ctx, facts.Source{Orthanc: p.Orthanc, Store: p.Store}.Of(row, &inst, r))
+	verdicts, err := p.Rules.Set().Explain(ctx, facts.Source{Orthanc: p.Orthanc, Store: p.Store}.Of(row, &inst, r))
 	if err != nil {
 		return nil, "", p.orMissing(ctx, row.ID, err)
 	}
-	for _, m := range matches {
+	for _, v := range verdicts {
+		if v.Undecided { // the values are not told: they may be the patient's
+			p.Metrics.RuleFailed(v.Rule)
+			p.Log.Warn().Str("instance", row.ID).Str("rule", v.Rule).Msg("a rule could not be evaluated and counts as no match; see /v1/instances/{id}/explain")
+			words = append(words, fmt.Sprintf("rule %q could not be evaluated", v.Rule))
+		}
+	}
+	for _, m := range rules.Matches(verdicts) {
 		kept := m
 		kept.Destinations = nil
 		for _, name := range m.Destinations {

@@ -89,6 +89,7 @@ func TestDecide(t *testing.T) {
 			name: "crash before a removal was noted", ledger: ledger(spine, store.LabelIntended), marked: true,
 			after: ledger(spine, store.LabelState("")),
 		},
+		{name: "what it rests on was forgotten by age: it stands", current: []string{spine}, ledger: ledger(spine, store.LabelKept), marked: true},
 		{
 			name: "the last instance was deleted", current: []string{spine}, ledger: ledger(spine, store.LabelWritten), marked: true,
 			remove: []string{spine}, after: ledger(spine, store.LabelState("")),
@@ -114,7 +115,7 @@ func TestDecide(t *testing.T) {
 // fill Orthanc's log and confuse every reader.
 func TestDecideSettles(t *testing.T) {
 	labels := []string{spine, chest}
-	states := []store.LabelState{"", store.LabelIntended, store.LabelWritten, store.LabelRemovedByPerson}
+	states := []store.LabelState{"", store.LabelIntended, store.LabelWritten, store.LabelRemovedByPerson, store.LabelKept}
 	for bits := range 1 << 5 {
 		for _, s1 := range states {
 			for _, s2 := range states {

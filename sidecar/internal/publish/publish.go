@@ -181,10 +181,10 @@ func decide(wanted, current []string, ledger map[string]store.LabelState, marked
 			// handled with the wanted ones below
 		case state == store.LabelRemovedByPerson && present:
 			p.before[label] = "" // a person put it back: it is theirs now
-		case state == store.LabelWritten && !present:
+		case (state == store.LabelWritten || state == store.LabelKept) && !present:
 			p.before[label] = store.LabelRemovedByPerson
 			p.respected = append(p.respected, label)
-		case state != store.LabelRemovedByPerson && !slices.Contains(wanted, label):
+		case state != store.LabelRemovedByPerson && state != store.LabelKept && !slices.Contains(wanted, label):
 			if present {
 				p.remove = append(p.remove, label)
 			}

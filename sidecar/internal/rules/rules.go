@@ -53,6 +53,7 @@ type Match struct {
 type Verdict struct {
 	Rule         string    `json:"rule"`
 	Matched      bool      `json:"matched"`
+	Undecided    bool      `json:"undecided,omitempty"`    // the expression failed on this picture's values: counts as no match
 	Destinations []string  `json:"destinations,omitempty"` // what this rule added; empty when earlier rules named all of them
 	Priority     Priority  `json:"priority,omitempty"`     // of a rule that matched
 	NotBefore    time.Time `json:"not_before,omitzero"`    // of a rule that matched outside its schedule
@@ -130,13 +131,18 @@ func (s *Set) Evaluate(ctx context.Context, c Context) ([]Match, error) {
 	if err != nil {
 		return nil, err
 	}
+	return Matches(verdicts), nil
+}
+
+// Matches returns the matches among verdicts.
+func Matches(verdicts []Verdict) []Match {
 	var matches []Match
 	for _, v := range verdicts {
 		if v.Matched && len(v.Destinations) > 0 {
 			matches = append(matches, Match{Rule: v.Rule, Destinations: v.Destinations, Priority: v.Priority, NotBefore: v.NotBefore})
 		}
 	}
-	return matches, nil
+	return matches
 }
 
 // Explain returns one verdict for each rule, in the order of the list.
@@ -214,6 +220,7 @@ func (r compiled) decide(f *facts, v *Verdict) error {
 		return fmt.Errorf("rule %q: %w", r.Name, f.err)
 	}
 	if err != nil {
+		v.Undecided = true
 		v.Why = oneLine(r.When) + " cannot be evaluated"
 		if !f.c.HideTags { // the message may repeat a tag's value
 			v.Why += ": " + err.Error()

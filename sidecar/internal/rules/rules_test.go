@@ -103,7 +103,7 @@ func TestExplain(t *testing.T) {
 		{Rule: "chest", Matched: true, Destinations: []string{"pacs"}, Priority: Normal, Why: `class == "adult_chest" && confidence > 0.5 is true (class = "adult_chest", confidence = 0.9200)`},
 		{Rule: "again", Matched: true, Why: `probabilities["spine"] < 0.5 is true (probabilities["abdominal"] = 0.0200, probabilities["adult_chest"] = 0.9200, ` +
 			`probabilities["pediatric_chest"] = 0.0200, probabilities["spine"] = 0.0200, probabilities["others"] = 0.0200); earlier rules already name its destinations`},
-		{Rule: "broken", Why: `probabilities[class + "x"] > 0.5 cannot be evaluated: no such key: adult_chestx`},
+		{Rule: "broken", Undecided: true, Why: `probabilities[class + "x"] > 0.5 cannot be evaluated: no such key: adult_chestx`},
 		{Rule: "always", Matched: true, Destinations: []string{"spine-ai"}, Priority: Normal, Why: `true is true`},
 	}
 	if !reflect.DeepEqual(got, want) {

@@ -124,6 +124,12 @@ func (s *Store) Unsent(ctx context.Context, id, text string) error {
 	return wrap(err, "note failure of delivery %s", id)
 }
 
+// DeliveryTrouble notes why a delivery waits whose outcome is open.
+func (s *Store) DeliveryTrouble(ctx context.Context, id, text string) error {
+	_, err := s.write.ExecContext(ctx, "UPDATE delivery SET last_error = ? WHERE id = ?", text, id)
+	return wrap(err, "note trouble of delivery %s", id)
+}
+
 // FinishDelivery notes within tx the end of a delivery.
 func (s *Store) FinishDelivery(ctx context.Context, tx *sql.Tx, id string, state DeliveryState, reason string) error {
 	_, err := tx.ExecContext(ctx, "UPDATE delivery SET state = ?, reason = ?, job = 0, finished_at = ? WHERE id = ?", state, reason, s.millis(), id)

@@ -61,7 +61,6 @@ type Instance struct {
 	ContentMD5   string
 	Model        string
 	Routed       string // what the rules have decided about: see Arrival
-	Misses       int
 	LastError    string
 	ReceivedAt   time.Time
 	FirstMarked  time.Time
@@ -78,7 +77,7 @@ func (i Instance) HasResult() bool {
 }
 
 const instanceColumns = `id, state, reason, due, done, classify_job, publish_job, source, forward, series_id, study_id, file_uuid, labelled_uuid,
-	content_md5, model, routed, misses, last_error, received_at, first_marked, marked_at, finished_at`
+	content_md5, model, routed, last_error, received_at, first_marked, marked_at, finished_at`
 
 type scanner interface{ Scan(...any) error }
 
@@ -86,7 +85,7 @@ func scanInstance(row scanner) (Instance, error) {
 	var i Instance
 	var received, first, marked, finished int64
 	err := row.Scan(&i.ID, &i.State, &i.Reason, &i.Due, &i.Done, &i.ClassifyJob, &i.PublishJob, &i.Source, &i.Forward, &i.SeriesID,
-		&i.StudyID, &i.FileUUID, &i.LabelledUUID, &i.ContentMD5, &i.Model, &i.Routed, &i.Misses, &i.LastError, &received, &first, &marked, &finished)
+		&i.StudyID, &i.FileUUID, &i.LabelledUUID, &i.ContentMD5, &i.Model, &i.Routed, &i.LastError, &received, &first, &marked, &finished)
 	i.ReceivedAt, i.FirstMarked, i.MarkedAt, i.FinishedAt = fromMillis(received), fromMillis(first), fromMillis(marked), fromMillis(finished)
 	return i, err
 }
@@ -121,9 +120,9 @@ func (s *Store) Mark(ctx context.Context, tx *sql.Tx, id string, source Source) 
 	now := s.millis()
 	_, err := tx.ExecContext(ctx, `INSERT INTO instance (id, state, due, source, forward, first_marked, marked_at)
 		VALUES (?, 'due', 1, ?, ?, ?, ?)
-		ON CONFLICT (id) DO UPDATE SET due = due + 1, state = 'due', reason = '', misses = 0, source = excluded.source,
+		ON CONFLICT (id) DO UPDATE SET due = due + 1, state = 'due', reason = '', source = excluded.source,
 			forward = CASE WHEN excluded.source = 'command' THEN forward
-				WHEN done < due THEN max(forward, excluded.forward) ELSE excluded.forward END,
+				WHEN state IN ('due', 'classified') THEN max(forward, excluded.forward) ELSE excluded.forward END,
 			marked_at = CASE WHEN done < due THEN marked_at ELSE excluded.marked_at END, finished_at = 0`,
 		id, source, source.Forwards(), now, now)
 	if err != nil {
@@ -163,7 +162,7 @@ type Content struct {
 // by Done < Due that a further mark came in the meantime.
 func (s *Store) Classified(ctx context.Context, tx *sql.Tx, id string, seen int64, c Content) (Instance, error) {
 	_, err := tx.ExecContext(ctx, `UPDATE instance SET done = ?, state = CASE WHEN due > ? THEN 'due' ELSE 'classified' END, reason = '',
-		series_id = ?, study_id = ?, file_uuid = ?, content_md5 = ?, model = ?, received_at = ?, misses = 0, last_error = '',
+		series_id = ?, study_id = ?, file_uuid = ?, content_md5 = ?, model = ?, received_at = ?, last_error = '',
 		classify_job = 0 WHERE id = ?`,
 		seen, seen, c.SeriesID, c.StudyID, c.FileUUID, c.MD5, c.Model, toMillis(c.ReceivedAt), id)
 	if err != nil {
@@ -193,14 +192,18 @@ func (s *Store) Published(ctx context.Context, tx *sql.Tx, id string, done int64
 }
 
 // Ended notes within tx that the instance reached a terminal state other than published, found by the job of the given kind (classify
-// or publish), which is over with it. seen as in Classified.
+// or publish), which is over with it. seen is the mark that the job's work answered: a later mark keeps the instance due, and a later
+// classification stands, with its own publication still to come.
 func (s *Store) Ended(ctx context.Context, tx *sql.Tx, id, kind string, seen int64, state State, reason, fileUUID string) (Instance, error) {
 	job := map[string]string{"classify": "classify_job", "publish": "publish_job"}[kind]
 	if job == "" {
 		return Instance{}, fmt.Errorf("end instance %s: unknown kind of job %q", id, kind)
 	}
-	_, err := tx.ExecContext(ctx, `UPDATE instance SET done = max(done, ?), state = CASE WHEN due > ? THEN 'due' ELSE ? END, reason = ?,
-		file_uuid = ?, misses = 0, last_error = '', finished_at = ?, `+job+` = 0 WHERE id = ?`, seen, seen, state, reason, fileUUID, s.millis(), id)
+	if _, err := tx.ExecContext(ctx, "UPDATE instance SET "+job+" = 0 WHERE id = ?", id); err != nil {
+		return Instance{}, fmt.Errorf("end instance %s: %w", id, err)
+	}
+	_, err := tx.ExecContext(ctx, `UPDATE instance SET done = ?, state = CASE WHEN due > ? THEN 'due' ELSE ? END, reason = ?,
+		file_uuid = ?, last_error = '', finished_at = ? WHERE id = ? AND done <= ?`, seen, seen, state, reason, fileUUID, s.millis(), id, seen)
 	if err != nil {
 		return Instance{}, fmt.Errorf("end instance %s: %w", id, err)
 	}
@@ -211,13 +214,6 @@ func (s *Store) Ended(ctx context.Context, tx *sql.Tx, id, kind string, seen int
 func (s *Store) Gone(ctx context.Context, tx *sql.Tx, id, reason string) error {
 	_, err := tx.ExecContext(ctx, "UPDATE instance SET state = 'gone', reason = ?, done = due, finished_at = ? WHERE id = ?", reason, s.millis(), id)
 	return wrap(err, "end instance %s", id)
-}
-
-// Missed counts one more 404 for the instance and returns how many came in a row.
-func (s *Store) Missed(ctx context.Context, id string) (int, error) {
-	var n int
-	err := s.write.QueryRowContext(ctx, "UPDATE instance SET misses = misses + 1 WHERE id = ? RETURNING misses", id).Scan(&n)
-	return n, wrap(err, "count miss of instance %s", id)
 }
 
 // Trouble notes the last error of an instance that will be tried again.
@@ -293,9 +289,9 @@ func (s *Store) Instances(ctx context.Context, f Filter) ([]Instance, error) {
 	return collect(ctx, s.read, scanInstance, query, args...)
 }
 
-// FileUUIDs returns the stored file that the router last worked on, for those of ids that it knows.
-func (s *Store) FileUUIDs(ctx context.Context, ids []string) (map[string]string, error) {
-	out := make(map[string]string, len(ids))
+// InstancesByID returns those of the instances that the router knows.
+func (s *Store) InstancesByID(ctx context.Context, ids []string) (map[string]Instance, error) {
+	out := make(map[string]Instance, len(ids))
 	for start := 0; start < len(ids); start += 500 {
 		part := ids[start:min(start+500, len(ids))]
 		args := make([]any, len(part))
@@ -307,7 +303,7 @@ func (s *Store) FileUUIDs(ctx context.Context, ids []string) (map[string]string,
 			return nil, err
 		}
 		for _, i := range list {
-			out[i.ID] = i.FileUUID
+			out[i.ID] = i
 		}
 	}
 	return out, nil

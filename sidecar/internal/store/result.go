@@ -77,6 +77,7 @@ const (
 	LabelIntended        LabelState = "intended"          // about to be written; after a crash: perhaps written
 	LabelWritten         LabelState = "written"           // ours, and confirmed by Orthanc
 	LabelRemovedByPerson LabelState = "removed_by_person" // was ours; somebody took it away, and it stays away
+	LabelKept            LabelState = "kept"              // ours, of a study whose results were forgotten by age: it stands
 )
 
 // Ledger returns the states of the labels that the router ever gave to a resource.
@@ -157,21 +158,37 @@ func (s *Store) LastEvents(ctx context.Context, id string, n int) ([]Event, erro
 		(SELECT * FROM event WHERE instance_id = ? ORDER BY id DESC LIMIT ?) ORDER BY id`, id, n)
 }
 
-// Prune forgets the stories, results and rows of instances that ended before the given time, and their finished deliveries. The
-// ledger of labels is kept: without it the router could not tell its own labels from a person's.
+// Prune forgets the stories, results and rows of studies all of whose instances ended before the given time, and their finished
+// deliveries. A study is forgotten as a whole: its labels are the union of its instances' results. The ledger stays, and says from then on
+// that such a study's labels are kept: nobody knows any more what they rest on, so they are not taken away.
 func (s *Store) Prune(ctx context.Context, before time.Time) (int64, error) {
 	var n int64
 	err := s.Tx(ctx, func(tx *sql.Tx) error {
-		ended := `SELECT id FROM instance WHERE finished_at > 0 AND finished_at < ? AND done = due
-			AND id NOT IN (SELECT instance_id FROM delivery WHERE finished_at = 0)`
-		for _, from := range []string{"DELETE FROM event", "DELETE FROM result", "DELETE FROM delivery"} {
-			if _, err := tx.ExecContext(ctx, from+" WHERE instance_id IN ("+ended+")", toMillis(before)); err != nil {
-				return fmt.Errorf("prune: %s: %w", from, err)
+		const forgotten = "CREATE TEMP TABLE IF NOT EXISTS forgotten (id TEXT PRIMARY KEY, series_id TEXT, study_id TEXT)"
+		const choose = `INSERT INTO forgotten SELECT id, series_id, study_id FROM instance i WHERE finished_at > 0 AND finished_at < ? AND done = due
+			AND NOT EXISTS (SELECT 1 FROM delivery d WHERE d.instance_id = i.id AND d.finished_at = 0)
+			AND (study_id = '' OR NOT EXISTS (SELECT 1 FROM instance o WHERE o.study_id = i.study_id
+				AND (o.finished_at = 0 OR o.finished_at >= ? OR o.done < o.due
+					OR EXISTS (SELECT 1 FROM delivery d WHERE d.instance_id = o.id AND d.finished_at = 0))))`
+		steps := []struct {
+			query string
+			args  []any
+		}{
+			{forgotten, nil}, {"DELETE FROM forgotten", nil}, {choose, []any{toMillis(before), toMillis(before)}},
+			{`UPDATE label SET state = 'kept' WHERE state IN ('intended', 'written') AND (level = 'studies' AND resource_id IN (SELECT study_id FROM forgotten)
+				OR level = 'series' AND resource_id IN (SELECT series_id FROM forgotten) OR level = 'instances' AND resource_id IN (SELECT id FROM forgotten))`, nil},
+			{"DELETE FROM event WHERE instance_id IN (SELECT id FROM forgotten)", nil},
+			{"DELETE FROM result WHERE instance_id IN (SELECT id FROM forgotten)", nil},
+			{"DELETE FROM delivery WHERE instance_id IN (SELECT id FROM forgotten)", nil},
+		}
+		for _, step := range steps {
+			if _, err := tx.ExecContext(ctx, step.query, step.args...); err != nil {
+				return fmt.Errorf("prune: %w", err)
 			}
 		}
-		res, err := tx.ExecContext(ctx, "DELETE FROM instance WHERE id IN ("+ended+")", toMillis(before))
+		res, err := tx.ExecContext(ctx, "DELETE FROM instance WHERE id IN (SELECT id FROM forgotten)")
 		if err != nil {
-			return fmt.Errorf("prune instance: %w", err)
+			return fmt.Errorf("prune: %w", err)
 		}
 		n, err = res.RowsAffected()
 		return err

@@ -116,7 +116,8 @@ func TestForwardOfMarks(t *testing.T) {
 			row := mark(t, s, one, tt.marks[0])
 			for _, next := range tt.marks[1:] {
 				if tt.between {
-					classified(t, s, row, "md5")
+					done := classified(t, s, row, "md5").Done
+					inTx(t, s, func(tx *sql.Tx) error { _, err := s.Published(context.Background(), tx, one, done); return err })
 				}
 				row = mark(t, s, one, next)
 			}
@@ -252,8 +253,8 @@ func TestPruneForgetsOnlyWhatEnded(t *testing.T) {
 	if _, err := s.Instance(ctx, two); err != nil {
 		t.Errorf("the open instance went: %v", err)
 	}
-	if l := must(s.Ledger(ctx, "studies", study))(t); l["bodypart-spine"] != LabelWritten {
-		t.Error("the ledger went: the router could no longer tell its labels from a person's")
+	if l := must(s.Ledger(ctx, "studies", study))(t); l["bodypart-spine"] != LabelKept {
+		t.Errorf("the ledger says %v; of a study that was forgotten our labels are kept, and known as ours", l)
 	}
 }
 

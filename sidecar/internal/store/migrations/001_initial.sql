@@ -24,7 +24,6 @@ CREATE TABLE instance (
     labelled_uuid TEXT   NOT NULL DEFAULT '',  -- the stored file whose result was published last
     content_md5  TEXT    NOT NULL DEFAULT '',
     model        TEXT    NOT NULL DEFAULT '',
-    misses       INTEGER NOT NULL DEFAULT 0,   -- 404 answers in a row
     last_error   TEXT    NOT NULL DEFAULT '',
     received_at  INTEGER NOT NULL DEFAULT 0,   -- by Orthanc (metadata ReceptionDate)
     first_marked INTEGER NOT NULL,
