@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -183,33 +184,45 @@ func (r *checks) destinations(ctx context.Context, c *config.Config, client *ort
 	}
 }
 
-// hook asks the running router the way Orthanc's Lua hook does, with a body that marks nothing: 400 proves the token, 401 its lack.
+// hook asks the running router the way Orthanc's Lua hook does, with a body that marks nothing: the router's own 400 proves the token,
+// 401 its lack.
 func (r *checks) hook(ctx context.Context, c *config.Config) {
-	host, port, err := net.SplitHostPort(c.Server.Listen)
+	_, port, err := net.SplitHostPort(c.Server.Listen)
 	if err != nil {
 		r.wrong("hook", err.Error(), "")
 		return
 	}
-	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
-		host = "127.0.0.1"
+	address := localAddress(c.Server.Listen)
+	// The router on this machine is asked directly, whatever proxy the environment names.
+	transport := &http.Transport{Proxy: nil}
+	defer transport.CloseIdleConnections()
+	if c.Server.TLSCertFile != "" {
+		address = "https" + strings.TrimPrefix(address, "http")
+		if transport.TLSClientConfig, err = trustOnly(c.Server.TLSCertFile); err != nil {
+			r.wrong("hook", err.Error(), "name the router's certificate in server.tls_cert_file")
+			return
+		}
 	}
-	url := "http://" + net.JoinHostPort(host, port) + "/hooks/stored-instance"
-	request, err := http.NewRequestWithContext(ctx, http.MethodPost, url, strings.NewReader("{}"))
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, address+"/hooks/stored-instance", strings.NewReader("{}"))
 	if err != nil {
 		r.wrong("hook", err.Error(), "")
 		return
 	}
 	request.Header.Set("Authorization", "Bearer "+c.Server.HookToken.Reveal())
-	response, err := (&http.Client{Timeout: 5 * time.Second}).Do(request)
+	response, err := (&http.Client{Transport: transport, Timeout: 5 * time.Second}).Do(request)
 	if err != nil {
 		r.warn("hook", "no router answers on port "+port+": "+errors.Unwrap(err).Error(), "start `imaging-router serve`, then check again")
 		return
 	}
 	defer func() { _ = response.Body.Close() }()
-	switch response.StatusCode {
-	case http.StatusBadRequest:
+	var body struct {
+		Error string `json:"error"`
+	}
+	known := json.NewDecoder(io.LimitReader(response.Body, 4096)).Decode(&body) == nil
+	switch {
+	case response.StatusCode == http.StatusBadRequest && known && strings.Contains(body.Error, `"instance"`):
 		r.ok("hook", "the running router answers and takes this configuration's token")
-	case http.StatusUnauthorized:
+	case response.StatusCode == http.StatusUnauthorized:
 		r.wrong("hook", "the running router refuses this configuration's token", "restart it after a change of server.hook_token_file, and give Orthanc's Lua hook the same file")
 	default:
 		r.wrong("hook", fmt.Sprintf("something else answers on port %s: HTTP %d", port, response.StatusCode), "choose another port under server.listen")
