@@ -120,6 +120,7 @@ func newRouter(ctx context.Context, c *config.Config, log zerolog.Logger) (_ *ro
 		return s.On, err
 	}})
 	model := r.network.Model()
+	numbers.Destinations(c.DestinationNames()...)
 	numbers.Model(model.ID(), model.SHA256, r.network.Provider(), r.network.RuntimeVersion())
 
 	r.reloader.metrics = numbers
@@ -152,7 +153,8 @@ func newRouter(ctx context.Context, c *config.Config, log zerolog.Logger) (_ *ro
 	}
 	r.web, err = web.Listen(web.Options{
 		Listen: c.Server.Listen, TLSCertFile: c.Server.TLSCertFile, TLSKeyFile: c.Server.TLSKeyFile, Token: c.Server.HookToken.Reveal(), MetricsOpen: c.Server.MetricsOpen, Log: log, Metrics: numbers.Handler(),
-		Hook: &intake.Hook{Marker: marker, MaxBody: int64(c.Server.MaxBody), Metrics: numbers, Log: log},
+		Hook:        &intake.Hook{Marker: marker, MaxBody: int64(c.Server.MaxBody), Metrics: numbers, Log: log},
+		HookRefused: numbers.HookRefused,
 		Explain: &explain.Explainer{
 			Store: r.store, Orthanc: client, Rules: r.reloader.rules, Policy: r.pipeline.Policy, Levels: r.pipeline.Publisher.Levels,
 			Forwarding: func(ctx context.Context) (string, error) {
@@ -203,6 +205,7 @@ func (r *router) run(ctx context.Context) error {
 		group.Go(func() { r.pipeline.RunSweeps(background, interval, r.config.Publish.SweepAge, r.config.Database.Keep) })
 	}
 	if r.follower != nil {
+		r.follower.Metrics.FollowerStarted(time.Now())
 		group.Go(func() { r.follower.Run(background) })
 	}
 	served := make(chan error, 1)

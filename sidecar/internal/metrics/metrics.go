@@ -12,6 +12,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"imagingrouter/sidecar/internal/bodypart"
 )
 
 const namespace = "imaging_router"
@@ -36,7 +38,7 @@ type Metrics struct {
 	followerResets prometheus.Counter
 	reloadSuccess  prometheus.Gauge
 	reloadTime     prometheus.Gauge
-	followerSeen   atomic.Int64 // Unix milliseconds of the last poll that reached the end of the log
+	followerSeen   atomic.Int64 // Unix milliseconds of the last poll that reached the end of the log, or of the follower's start
 }
 
 // New returns an empty set; sources, when given, are collected with it (queue depths, counts of the database).
@@ -75,7 +77,7 @@ func New(sources ...prometheus.Collector) *Metrics {
 	m.followerResets = prometheus.NewCounter(prometheus.CounterOpts{Namespace: namespace, Name: "follower_resets_total",
 		Help: "Times that Orthanc's database was found reset or restored."})
 	lag := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: namespace, Name: "follower_lag_seconds",
-		Help: "Time since the follower last stood at the end of Orthanc's changes."}, func() float64 {
+		Help: "Time since the follower last stood at the end of Orthanc's changes, or since its start."}, func() float64 {
 		at := m.followerSeen.Load()
 		if at == 0 {
 			return 0
@@ -89,7 +91,25 @@ func New(sources ...prometheus.Collector) *Metrics {
 	m.registry.MustRegister(m.reloadSuccess, m.reloadTime)
 	m.registry.MustRegister(m.followerResets, lag, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	m.registry.MustRegister(sources...)
+	m.begin()
 	return m
+}
+
+// begin makes the counters whose labels are known beforehand begin at 0: increase() does not see a first event that comes with its series.
+func (m *Metrics) begin() {
+	for _, source := range []string{"hook", "follower", "replay"} {
+		m.marked.WithLabelValues(source)
+	}
+	for _, status := range []int{http.StatusBadRequest, http.StatusUnauthorized, http.StatusRequestEntityTooLarge, http.StatusServiceUnavailable} {
+		m.hookRefused.WithLabelValues(strconv.Itoa(status))
+	}
+	for _, state := range []string{"skipped", "undecodable", "unreadable", "gone", "failed"} {
+		m.ended.WithLabelValues(state)
+	}
+	for _, class := range bodypart.Classes() {
+		m.results.WithLabelValues(string(class), "false")
+		m.results.WithLabelValues(string(class), "true")
+	}
 }
 
 // Handler serves the metrics in Prometheus's format.
@@ -133,6 +153,15 @@ func (m *Metrics) Ended(state string) { m.ended.WithLabelValues(state).Inc() }
 // Retry counts an attempt that failed and will be repeated.
 func (m *Metrics) Retry(kind string) { m.retries.WithLabelValues(kind).Inc() }
 
+// Destinations makes the counters of the configured destinations begin at 0.
+func (m *Metrics) Destinations(names ...string) {
+	for _, name := range names {
+		for _, outcome := range []string{"delivered", "expired", "gone", "failed"} {
+			m.deliveries.WithLabelValues(name, outcome)
+		}
+	}
+}
+
 // Delivered counts a delivery that ended; took is its age, observed when it arrived.
 func (m *Metrics) Delivered(destination, outcome string, took time.Duration) {
 	m.deliveries.WithLabelValues(destination, outcome).Inc()
@@ -159,6 +188,9 @@ func (m *Metrics) Reloaded(good bool, at time.Time) {
 	m.reloadSuccess.Set(1)
 	m.reloadTime.Set(float64(at.UnixMilli()) / 1000)
 }
+
+// FollowerStarted notes when the follower began, so that one that never reaches Orthanc shows a growing lag.
+func (m *Metrics) FollowerStarted(at time.Time) { m.followerSeen.CompareAndSwap(0, at.UnixMilli()) }
 
 // FollowerCurrent notes that the follower stood at the end of the changes.
 func (m *Metrics) FollowerCurrent(at time.Time) { m.followerSeen.Store(at.UnixMilli()) }

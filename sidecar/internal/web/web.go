@@ -30,6 +30,7 @@ type Options struct {
 	TLSCertFile string // PEM, with TLSKeyFile: https instead of http
 	TLSKeyFile  string
 	Hook        http.Handler
+	HookRefused func(status int) // counts a call of the hook without the token, which the hook itself never sees; may be nil
 	Metrics     http.Handler
 	Explain     http.Handler                 // the story of one instance, {id} in its path
 	Reload      func() (done any, err error) // puts a changed configuration in force, as far as it can
@@ -83,22 +84,22 @@ func (s *Server) Shutdown(ctx context.Context) error { return s.server.Shutdown(
 
 func (o Options) handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("POST /hooks/stored-instance", o.authenticated(o.Hook))
+	mux.Handle("POST /hooks/stored-instance", o.authenticated(o.Hook, o.HookRefused))
 	metrics := o.Metrics
 	if !o.MetricsOpen {
-		metrics = o.authenticated(metrics)
+		metrics = o.authenticated(metrics, nil)
 	}
 	mux.Handle("GET /metrics", metrics)
 	if o.Explain != nil {
-		mux.Handle("GET /v1/instances/{id}/explain", o.authenticated(o.Explain))
+		mux.Handle("GET /v1/instances/{id}/explain", o.authenticated(o.Explain, nil))
 	}
-	mux.Handle("POST /-/reload", o.authenticated(http.HandlerFunc(o.reload)))
+	mux.Handle("POST /-/reload", o.authenticated(http.HandlerFunc(o.reload), nil))
 	mux.HandleFunc("GET /-/healthy", func(w http.ResponseWriter, _ *http.Request) { write(w, http.StatusOK, map[string]any{"healthy": true}) })
 	mux.HandleFunc("GET /-/ready", o.ready)
 	return mux
 }
 
-// ready answers 200 when every check passes, else 503; the body names each check with "ok" or what is wrong.
+// ready answers 200 when every check passes, else 503; the body names each check, and whether it failed.
 func (o Options) ready(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeout(r.Context(), probeTimeout)
 	defer cancel()
@@ -136,7 +137,8 @@ func (o Options) reload(w http.ResponseWriter, _ *http.Request) {
 }
 
 // authenticated lets requests through that carry the token. The comparison takes the same time wherever the tokens differ.
-func (o Options) authenticated(next http.Handler) http.Handler {
+// refused, unless nil, hears of the others.
+func (o Options) authenticated(next http.Handler, refused func(status int)) http.Handler {
 	if o.Token == "" {
 		return next
 	}
@@ -145,6 +147,9 @@ func (o Options) authenticated(next http.Handler) http.Handler {
 		token, bearer := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
 		got := sha256.Sum256([]byte(token))
 		if !bearer || subtle.ConstantTimeCompare(want[:], got[:]) != 1 {
+			if refused != nil {
+				refused(http.StatusUnauthorized)
+			}
 			w.Header().Set("WWW-Authenticate", `Bearer realm="imaging-router"`)
 			write(w, http.StatusUnauthorized, map[string]any{"error": "missing or wrong bearer token (server.hook_token_file)"})
 			return

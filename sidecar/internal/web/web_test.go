@@ -83,6 +83,23 @@ func TestWhoMayAskWhat(t *testing.T) {
 	}
 }
 
+// The alert on a wrong token counts calls of the hook, not of the other endpoints.
+func TestRefusedHooksAreCounted(t *testing.T) {
+	var refused []int
+	ok := http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})
+	handler := Options{Token: token, Hook: ok, Metrics: ok, Log: zerolog.Nop(), HookRefused: func(status int) { refused = append(refused, status) }}.handler()
+	for _, header := range []string{"", "Bearer wrong", "Bearer " + token} {
+		for method, path := range map[string]string{http.MethodPost: "/hooks/stored-instance", http.MethodGet: "/metrics"} {
+			r := httptest.NewRequest(method, path, nil)
+			r.Header.Set("Authorization", header)
+			handler.ServeHTTP(httptest.NewRecorder(), r)
+		}
+	}
+	if len(refused) != 2 || refused[0] != 401 || refused[1] != 401 {
+		t.Errorf("counted: %v, want 401 twice", refused)
+	}
+}
+
 func TestReadyNamesWhatFailsAndKeepsDetailsToTheLog(t *testing.T) {
 	var log strings.Builder
 	o := Options{Log: zerolog.New(&log), Checks: []Check{
@@ -156,12 +173,16 @@ func TestMetricsShowTheDatabase(t *testing.T) {
 	}
 	m := metrics.New(&Gauges{Store: s, Forwarding: func(context.Context) (bool, error) { return true, nil }})
 	m.Skipped("1.2.840.10008.5.1.4.1.1.2")
+	m.Destinations("chest-ai")
 	m.Skipped("PATIENT^NAME") // text from a stranger never becomes a label
 	w := httptest.NewRecorder()
 	m.Handler().ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/metrics", nil))
 	for _, line := range []string{
 		`imaging_router_instances{state="published"} 0`, `imaging_router_queue_oldest_seconds 0`, `imaging_router_forwarding 1`,
 		`imaging_router_instances_skipped_total{sop_class="1.2.840.10008.5.1.4.1.1.2"} 1`, `imaging_router_instances_skipped_total{sop_class="other"} 1`,
+		`imaging_router_instances_ended_total{state="failed"} 0`, `imaging_router_hook_refused_total{status="401"} 0`,
+		`imaging_router_results_total{class="spine",review="true"} 0`, `imaging_router_instances_marked_total{source="hook"} 0`,
+		`imaging_router_deliveries_total{destination="chest-ai",outcome="failed"} 0`,
 	} {
 		if !strings.Contains(w.Body.String(), line) {
 			t.Errorf("the metrics lack %s", line)
