@@ -28,7 +28,8 @@ func newJobsCommand() *cobra.Command {
 		Long: `Shows and repeats the router's work. It works beside a running router.
 
 An instance is due (marked, waits for its classification), classified (waits for its labels), published, or at an end with a reason:
-skipped, undecodable, unreadable, gone, failed. A delivery is pending, submitting, sent, or at an end: delivered, expired, gone, failed.`,
+skipped, undecodable, unreadable, gone, failed. A delivery is pending, submitting, sent, or at an end: delivered, expired,
+cancelled, gone, failed.`,
 		Example: `  imaging-router jobs list
   imaging-router jobs list --state failed,undecodable
   imaging-router jobs show 4165f4f4-d4d56c1c-0b4d3ae3-2ee2bd62-5c0cf2f3
@@ -36,7 +37,7 @@ skipped, undecodable, unreadable, gone, failed. A delivery is pending, submittin
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newJobsListCommand(), newJobsShowCommand(), newJobsRetryCommand())
+	cmd.AddCommand(newJobsListCommand(), newJobsShowCommand(), newJobsRetryCommand(), newJobsCancelCommand())
 	return cmd
 }
 

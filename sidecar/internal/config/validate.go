@@ -30,6 +30,9 @@ func (c *Config) validate(r *report) {
 	oneOf(r, "log.format", c.Log.Format, "auto", "json", "console")
 	required(r, "database.path", c.Database.Path)
 	notNegative(r, "database.keep", c.Database.Keep)
+	if c.Database.Keep > 0 && c.Database.Keep < c.Publish.SweepAge && !r.failed("database.keep") && !r.failed("publish.sweep_age") {
+		r.fail("database.keep", "must not be shorter than publish.sweep_age (%s), the age up to which labels are compared with Orthanc (got %s)", c.Publish.SweepAge, c.Database.Keep)
+	}
 	positive(r, "forwarding.route_max_age", c.Forwarding.RouteMaxAge)
 	positive(r, "forwarding.give_up_after", c.Forwarding.GiveUpAfter)
 	if c.Forwarding.Enabled && len(c.RuleList) == 0 {

@@ -13,20 +13,21 @@ import (
 // DeliveryState is where a delivery stands. docs/architecture.md draws the ways between them.
 type DeliveryState string
 
-// The states of a delivery. The last four are ends.
+// The states of a delivery. The last five are ends.
 const (
 	DeliveryPending    DeliveryState = "pending"    // not yet handed to Orthanc (or to be handed over again)
 	DeliverySubmitting DeliveryState = "submitting" // being handed over: after a crash Orthanc may have a job for it
 	DeliverySent       DeliveryState = "sent"       // Orthanc has a job for it
 	DeliveryDelivered  DeliveryState = "delivered"  // Orthanc's job ended with success
 	DeliveryExpired    DeliveryState = "expired"    // held back until the instance was older than route_max_age
+	DeliveryCancelled  DeliveryState = "cancelled"  // by command, before it was handed over
 	DeliveryGone       DeliveryState = "gone"       // the instance was deleted before it could be sent
 	DeliveryFailed     DeliveryState = "failed"     // given up after give_up_after; `jobs retry` takes it up again
 )
 
 // DeliveryStates lists all states in the order of a delivery's life.
 func DeliveryStates() []DeliveryState {
-	return []DeliveryState{DeliveryPending, DeliverySubmitting, DeliverySent, DeliveryDelivered, DeliveryExpired, DeliveryGone, DeliveryFailed}
+	return []DeliveryState{DeliveryPending, DeliverySubmitting, DeliverySent, DeliveryDelivered, DeliveryExpired, DeliveryCancelled, DeliveryGone, DeliveryFailed}
 }
 
 // Delivery is the sending of one content of one instance to one destination. Its ID is stable over all attempts.
@@ -134,6 +135,16 @@ func (s *Store) DeliveryTrouble(ctx context.Context, id, text string) error {
 func (s *Store) FinishDelivery(ctx context.Context, tx *sql.Tx, id string, state DeliveryState, reason string) error {
 	_, err := tx.ExecContext(ctx, "UPDATE delivery SET state = ?, reason = ?, job = 0, finished_at = ? WHERE id = ?", state, reason, s.millis(), id)
 	return wrap(err, "finish delivery %s", id)
+}
+
+// CancelDelivery ends a delivery that was not handed over yet, and says whether it did: one that Orthanc has is not called back.
+func (s *Store) CancelDelivery(ctx context.Context, id, reason string) (bool, error) {
+	res, err := s.write.ExecContext(ctx, "UPDATE delivery SET state = 'cancelled', reason = ?, finished_at = ? WHERE id = ? AND state = 'pending'", reason, s.millis(), id)
+	if err != nil {
+		return false, fmt.Errorf("cancel delivery %s: %w", id, err)
+	}
+	n, err := res.RowsAffected()
+	return n == 1, wrap(err, "cancel delivery %s", id)
 }
 
 // ReopenDelivery takes up within tx a delivery that had ended without success. It may go at once: its schedule, where the rule still has

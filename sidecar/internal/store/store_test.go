@@ -217,6 +217,22 @@ func TestDeliveryIsUniqueForContentAndDestination(t *testing.T) {
 			t.Errorf("content %s to %s: created %t, want %t", tt.md5, tt.to, got, tt.want)
 		}
 	}
+	for _, d := range must(s.Deliveries(ctx, DeliveryFilter{Destination: "pacs"}))(t) {
+		if !must(s.CancelDelivery(ctx, d.ID, "by command"))(t) {
+			t.Error("a pending delivery was not cancelled")
+		}
+		if must(s.CancelDelivery(ctx, d.ID, "by command"))(t) {
+			t.Error("a cancelled delivery was cancelled again")
+		}
+	}
+	for _, d := range must(s.Deliveries(ctx, DeliveryFilter{Destination: "chest-ai", Limit: 1}))(t) {
+		if err := s.Sent(ctx, d.ID, "job"); err != nil {
+			t.Fatal(err)
+		}
+		if must(s.CancelDelivery(ctx, d.ID, "by command"))(t) {
+			t.Error("a delivery that Orthanc has was cancelled")
+		}
+	}
 	if n := len(must(s.Deliveries(ctx, DeliveryFilter{InstanceID: one}))(t)); n != 3 {
 		t.Errorf("%d deliveries, want 3", n)
 	}
