@@ -270,6 +270,9 @@ forwarding.route_max_age, and was not delivered before.`,
 			if len(args) == 0 && !selected {
 				return errors.New("jobs retry needs names, or --state, --reason or --destination")
 			}
+			if s.reason != "" && s.destination != "" {
+				return errors.New("--reason selects instances and --destination deliveries: give one of them")
+			}
 			c, db, err := openDatabase(cmd)
 			if err != nil {
 				return err
@@ -287,8 +290,11 @@ forwarding.route_max_age, and was not delivered before.`,
 			if err != nil {
 				return err
 			}
-			if err := (&intake.Marker{Store: db, Queue: queue}).Mark(cmd.Context(), store.SourceCommand, instances...); err != nil {
-				return err
+			marker := &intake.Marker{Store: db, Queue: queue}
+			for chunk := range slices.Chunk(instances, 500) { // short transactions: a running router writes too
+				if err := marker.Mark(cmd.Context(), store.SourceCommand, chunk...); err != nil {
+					return err
+				}
 			}
 			return reopen(cmd.Context(), db, queue, deliveries)
 		},
