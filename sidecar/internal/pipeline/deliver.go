@@ -52,6 +52,8 @@ func (p *Pipeline) Deliver(ctx context.Context, job *river.Job[jobs.Deliver]) (e
 		return p.finishDelivery(ctx, job, d, store.DeliveryDelivered, "")
 	case errors.As(err, &snooze) || ctx.Err() != nil:
 		return err
+	case errors.Is(err, store.ErrFinished): // cancelled between the reading and the sending: nothing was sent
+		return p.Store.Tx(ctx, func(tx *sql.Tx) error { return jobs.Complete(ctx, tx, job) })
 	}
 	return p.undelivered(ctx, job, d, err)
 }

@@ -109,9 +109,19 @@ func (s *Store) Delivery(ctx context.Context, id string) (Delivery, error) {
 // Submitting notes that the delivery is about to be handed to Orthanc, and counts the attempt. It is written before the request
 // leaves: whoever finds this state after a crash must look for a job in Orthanc before sending again.
 func (s *Store) Submitting(ctx context.Context, id string) error {
-	_, err := s.write.ExecContext(ctx, `UPDATE delivery SET state = 'submitting', orthanc_job = '', attempts = attempts + 1, submitted_at = ? WHERE id = ?`, s.millis(), id)
-	return wrap(err, "note submission of delivery %s", id)
+	res, err := s.write.ExecContext(ctx, `UPDATE delivery SET state = 'submitting', orthanc_job = '', attempts = attempts + 1, submitted_at = ?
+		WHERE id = ? AND finished_at = 0`, s.millis(), id)
+	if err != nil {
+		return fmt.Errorf("note submission of delivery %s: %w", id, err)
+	}
+	if n, err := res.RowsAffected(); err != nil || n == 1 {
+		return wrap(err, "note submission of delivery %s", id)
+	}
+	return fmt.Errorf("delivery %s: %w", id, ErrFinished)
 }
+
+// ErrFinished says that a delivery has come to its end, by command, since it was read.
+var ErrFinished = errors.New("has ended in the meantime")
 
 // Sent notes the Orthanc job that carries the delivery.
 func (s *Store) Sent(ctx context.Context, id, orthancJob string) error {

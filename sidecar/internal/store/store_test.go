@@ -163,6 +163,19 @@ func TestEndedKeepsLaterMarks(t *testing.T) {
 	}
 }
 
+func TestAFailedPublicationLeavesALaterClassificationAlone(t *testing.T) {
+	ctx, s := context.Background(), open(t)
+	first := classified(t, s, mark(t, s, one, SourceHook), "old")
+	second := classified(t, s, mark(t, s, one, SourceHook), "new") // while first is being published
+	inTx(t, s, func(tx *sql.Tx) error {
+		after, err := s.Ended(ctx, tx, one, "publish", first.Done, StateFailed, "x", "old")
+		if err == nil && (after.State != StateClassified || after.Done != second.Done || after.ContentMD5 != "new" || after.PublishJob != 0) {
+			t.Errorf("the later result is lost: %+v", after)
+		}
+		return err
+	})
+}
+
 func TestResultsOfStudyAreThoseOfTheCurrentContent(t *testing.T) {
 	ctx, s := context.Background(), open(t)
 	put := func(r bodypart.Result) { inTx(t, s, func(tx *sql.Tx) error { return s.PutResult(ctx, tx, r) }) }
@@ -223,6 +236,9 @@ func TestDeliveryIsUniqueForContentAndDestination(t *testing.T) {
 		}
 		if must(s.CancelDelivery(ctx, d.ID, "by command"))(t) {
 			t.Error("a cancelled delivery was cancelled again")
+		}
+		if err := s.Submitting(ctx, d.ID); !errors.Is(err, ErrFinished) {
+			t.Errorf("a cancelled delivery is sent all the same: %v", err)
 		}
 	}
 	for _, d := range must(s.Deliveries(ctx, DeliveryFilter{Destination: "chest-ai", Limit: 1}))(t) {
