@@ -28,8 +28,8 @@ func newJobsCommand() *cobra.Command {
 		Long: `Shows and repeats the router's work. It works beside a running router.
 
 An instance is due (marked, waits for its classification), classified (waits for its labels), published, or at an end with a reason:
-skipped, undecodable, unreadable, gone, failed. A delivery is pending, submitting, sent, or at an end: delivered, expired,
-cancelled, gone, failed.`,
+skipped, undecodable, unreadable, gone, failed. A delivery is held, pending, submitting, sent, or at an end: delivered, expired,
+cancelled, gone, failed; "imaging-router deliveries" says and does more about them.`,
 		Example: `  imaging-router jobs list
   imaging-router jobs list --state failed,undecodable
   imaging-router jobs show 4165f4f4-d4d56c1c-0b4d3ae3-2ee2bd62-5c0cf2f3
@@ -37,7 +37,7 @@ cancelled, gone, failed.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newJobsListCommand(), newJobsShowCommand(), newJobsRetryCommand(), newJobsCancelCommand())
+	cmd.AddCommand(newJobsListCommand(), newJobsShowCommand(), newJobsRetryCommand())
 	return cmd
 }
 
@@ -155,10 +155,10 @@ func listJobs(ctx context.Context, w io.Writer, db *store.Store, s selection) er
 		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", i.ID, i.State, clock(i.MarkedAt), i.Source, orDefault(i.Reason, i.LastError))
 	}
 	if len(deliveries) > 0 {
-		fmt.Fprintln(table, "\nDELIVERY\tINSTANCE\tTO\tSTATE\tCREATED\tATTEMPTS\tREASON")
+		fmt.Fprintln(table, "\nDELIVERY\tOF\tTO\tSTATE\tCREATED\tATTEMPTS\tREASON")
 	}
 	for _, d := range deliveries {
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%d\t%s\n", d.ID, d.InstanceID, d.Destination, d.State, clock(d.CreatedAt), d.Attempts, orDefault(d.Reason, d.LastError))
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%d\t%s\n", d.ID, d.Subject(), route(d), d.State, clock(d.CreatedAt), d.Attempts, orDefault(d.Reason, d.LastError))
 	}
 	return table.Flush()
 }
@@ -179,7 +179,8 @@ func instanceJSON(i store.Instance) map[string]any {
 
 func deliveryJSON(d store.Delivery) map[string]any {
 	return map[string]any{
-		"kind": "delivery", "delivery": d.ID, "instance": d.InstanceID, "destination": d.Destination, "rule": d.Rule, "state": d.State, "reason": d.Reason,
+		"kind": "delivery", "delivery": d.ID, "level": d.Level.One(), d.Level.One(): d.ResourceID, "study": d.StudyID, "instances": d.Instances,
+		"destination": d.Destination, "via": d.Via, "rule": d.Rule, "state": d.State, "reason": d.Reason,
 		"last_error": d.LastError, "attempts": d.Attempts, "orthanc_job": d.OrthancJob, "created_at": stamp(d.CreatedAt), "finished_at": stamp(d.FinishedAt),
 	}
 }
@@ -209,7 +210,14 @@ func newJobsShowCommand() *cobra.Command {
 				if err != nil {
 					return fmt.Errorf("%w (an instance is named by Orthanc's identifier, a delivery by its own)", err)
 				}
-				id = d.InstanceID
+				items, err := db.Items(cmd.Context(), d.ID)
+				if err != nil {
+					return err
+				}
+				if len(items) != 1 {
+					return fmt.Errorf("delivery %s holds %d instances: imaging-router deliveries show %s", d.ID, len(items), d.ID)
+				}
+				id = items[0].InstanceID
 			}
 			return showInstance(cmd.Context(), cmd.OutOrStdout(), db, id)
 		},
@@ -244,7 +252,7 @@ func showInstance(ctx context.Context, w io.Writer, db *store.Store, id string) 
 		}
 	}
 	for _, d := range deliveries {
-		fmt.Fprintf(table, "delivery\t%s\tto %s by rule %q: %s, %d attempts %s\n", d.ID, d.Destination, d.Rule, d.State, d.Attempts, orDefault(d.Reason, d.LastError))
+		fmt.Fprintf(table, "delivery\t%s\tto %s by rule %q: %s, %d attempts %s\n", d.ID, route(d), d.Rule, d.State, d.Attempts, orDefault(d.Reason, d.LastError))
 	}
 	fmt.Fprintln(table, "\nTIME\tSTAGE\tJOB\tATTEMPT\tTOOK\tWHAT")
 	for _, e := range events {
@@ -319,7 +327,7 @@ func (s selection) choose(ctx context.Context, db *store.Store, names []string) 
 		if err != nil {
 			return nil, nil, err
 		}
-		if d.FinishedAt.IsZero() || d.State == store.DeliveryDelivered {
+		if !slices.Contains(deadLetters, d.State) {
 			return nil, nil, fmt.Errorf("delivery %s is %s: there is nothing to take up", d.ID, d.State)
 		}
 		deliveries = append(deliveries, d)
@@ -346,7 +354,7 @@ func (s selection) choose(ctx context.Context, db *store.Store, names []string) 
 			return nil, nil, err
 		}
 		for _, d := range list {
-			if !d.FinishedAt.IsZero() && d.State != store.DeliveryDelivered {
+			if slices.Contains(deadLetters, d.State) {
 				deliveries = append(deliveries, d)
 			}
 		}
@@ -360,7 +368,7 @@ func reopen(ctx context.Context, db *store.Store, queue *jobs.Queue, deliveries 
 			if err := db.ReopenDelivery(ctx, tx, d.ID); err != nil {
 				return err
 			}
-			job, err := queue.Deliver(ctx, tx, d.ID, d.Destination, jobs.Priority(d.Priority), time.Time{})
+			job, err := queue.Deliver(ctx, tx, d.ID, d.To(), jobs.Priority(d.Priority), time.Time{})
 			if err != nil {
 				return err
 			}

@@ -115,20 +115,17 @@ func newRouter(ctx context.Context, c *config.Config, log zerolog.Logger) (_ *ro
 		return nil, err
 	}
 	forwarding := &pipeline.Forwarding{Store: r.store, Configured: c.Forwarding.Enabled}
-	numbers := metrics.New(&web.Gauges{Store: r.store, Forwarding: func(ctx context.Context) (bool, error) {
+	gauges := &web.Gauges{Store: r.store, Forwarding: func(ctx context.Context) (bool, error) {
 		s, err := forwarding.State(ctx)
 		return s.On, err
-	}})
+	}}
+	numbers := metrics.New(gauges)
 	model := r.network.Model()
 	numbers.Destinations(c.DestinationNames()...)
 	numbers.Model(model.ID(), model.SHA256, r.network.Provider(), r.network.RuntimeVersion())
 
 	r.reloader.metrics = numbers
 	numbers.Reloaded(true, time.Now())
-	to, err := destinations(c)
-	if err != nil {
-		return nil, err
-	}
 	r.pipeline = &pipeline.Pipeline{
 		Orthanc: client, Store: r.store, Reader: newReader(c), Classifier: r.network, Policy: c.Policy(model.Thresholds),
 		Objects: intake.Objects{SOPClasses: c.Intake.AcceptedSOPClasses(), Modalities: c.Intake.Modalities},
@@ -136,10 +133,14 @@ func newRouter(ctx context.Context, c *config.Config, log zerolog.Logger) (_ *ro
 			Orthanc: client, Store: r.store, Prefix: c.Publish.LabelPrefix, Levels: labelLevels(c), Log: log,
 			Numbers: publish.Numbers{BodyPart: c.Publish.Metadata.BodyPart, Result: c.Publish.Metadata.Result, Marker: c.Publish.Metadata.Marker},
 		},
-		Rules: r.reloader.rules, Jobs: &delivery.Jobs{Orthanc: client}, Destinations: to, Forwarding: forwarding, Metrics: numbers, Log: log,
-		RouteMaxAge: c.Forwarding.RouteMaxAge, GiveUpAfter: c.Forwarding.GiveUpAfter, Copies: c.Forwarding.Copies,
+		Rules: r.reloader.rules, Jobs: &delivery.Jobs{Orthanc: client, Concurrent: c.Orthanc.ConcurrentJobs}, Forwarding: forwarding, Volume: newVolume(c, r.store, log), Metrics: numbers, Log: log,
+		RouteMaxAge: c.Forwarding.RouteMaxAge, GiveUpAfter: c.Forwarding.GiveUpAfter, Quiet: c.Forwarding.Quiet, Copies: c.Intake.Copies,
 		GonePause: gonePause, Transcoder: c.Picture.OrthancTranscoder, DecodeTries: decodeTries, ReconnectGap: reconnectGap,
 	}
+	if r.pipeline.Destinations, err = destinations(c, r.pipeline); err != nil {
+		return nil, err
+	}
+	gauges.Gates = r.pipeline.GateStates
 	if r.queue, err = jobs.Open(ctx, r.store.DB(), r.pipeline, queueOptions(c, log)); err != nil {
 		return nil, err
 	}
@@ -199,7 +200,7 @@ func (r *router) run(ctx context.Context) error {
 	background, stop := context.WithCancel(ctx)
 	defer stop()
 	var group sync.WaitGroup
-	group.Go(func() { r.pipeline.RunBrake(background) })
+	group.Go(func() { r.pipeline.RunGates(background) })
 	group.Go(func() { r.reloader.run(background) })
 	if interval := r.config.Publish.SweepInterval; interval > 0 {
 		group.Go(func() { r.pipeline.RunSweeps(background, interval, r.config.Publish.SweepAge, r.config.Database.Keep) })
@@ -251,19 +252,44 @@ func queueOptions(c *config.Config, log zerolog.Logger) jobs.Options {
 		workers = runtime.GOMAXPROCS(0)
 	}
 	return jobs.Options{
-		ClassifyWorkers: workers, PublishWorkers: c.Jobs.PublishWorkers, DeliverWorkers: c.Jobs.DeliverWorkers, Destinations: c.DestinationNames(),
+		ClassifyWorkers: workers, PublishWorkers: c.Jobs.PublishWorkers, Destinations: inFlight(c),
 		MaxAttempts: c.Jobs.MaxAttempts, BackoffMax: c.Jobs.BackoffMax, StopTimeout: stopTimeout, Logger: log,
 	}
 }
 
-func destinations(c *config.Config) (map[string]delivery.Destination, error) {
+// inFlight returns how many deliveries to each destination run at a time.
+func inFlight(c *config.Config) map[string]int {
+	all := make(map[string]int, len(c.Destinations))
+	for _, d := range c.Destinations {
+		all[d.Name] = d.MaxInFlight
+		if d.MaxInFlight == 0 {
+			all[d.Name] = c.Jobs.DeliverWorkers
+		}
+	}
+	return all
+}
+
+func newVolume(c *config.Config, s *store.Store, log zerolog.Logger) *pipeline.Volume {
+	limit, auto := c.Forwarding.Volume()
+	return &pipeline.Volume{Store: s, Limit: limit, Auto: auto, Log: log}
+}
+
+// destinations makes what the configuration names. p says of an error whose fault it was, and hears when a gate closes.
+func destinations(c *config.Config, p *pipeline.Pipeline) (map[string]delivery.Destination, error) {
 	all := make(map[string]delivery.Destination, len(c.Destinations))
 	for _, d := range c.Destinations {
 		kind, err := destinationKind(d)
 		if err != nil {
 			return nil, fmt.Errorf("destination %s: %w", d.Name, err)
 		}
-		all[d.Name] = delivery.Destination{Name: d.Name, Kind: kind, FromUsernames: d.FromUsernames, FromAETs: d.FromAETs, Timeout: d.Timeout}
+		all[d.Name] = delivery.Destination{
+			Name: d.Name, Kind: kind, FromUsernames: d.FromUsernames, FromAETs: d.FromAETs, FromOrigins: d.FromOrigins, Timeout: d.Timeout,
+			Resend: store.Resend(d.Resend), TransferSyntax: d.TransferSyntax, Alternate: d.Alternate, AlternateAfter: d.AlternateAfter,
+			Gate: delivery.NewGate(d.Name, delivery.GateOptions{
+				Failures: d.CircuitBreaker.Failures, Pause: d.CircuitBreaker.Pause, MostPerMinute: d.MostPerMinute,
+				Excused: p.Excused(kind), Changed: p.GateChanged,
+			}),
+		}
 	}
 	return all, nil
 }
@@ -271,6 +297,8 @@ func destinations(c *config.Config) (map[string]delivery.Destination, error) {
 // destinationKind makes what the configuration names; it has exactly one of them.
 func destinationKind(d config.Destination) (delivery.Kind, error) {
 	switch {
+	case d.Transfers != "":
+		return delivery.Transfers{Name: d.Transfers}, nil
 	case d.Modality != "":
 		return delivery.Modality{Name: d.Modality, Commit: d.StorageCommitment}, nil
 	case d.DICOMweb != "":

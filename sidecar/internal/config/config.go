@@ -3,6 +3,7 @@
 package config
 
 import (
+	"strconv"
 	"time"
 
 	"imagingrouter/sidecar/internal/bodypart"
@@ -38,6 +39,8 @@ type Orthanc struct {
 	CAFile       string        `yaml:"ca_file"`
 	Timeout      time.Duration `yaml:"timeout"`
 	Headers      Headers       `yaml:"headers"`
+	// ConcurrentJobs is how many jobs Orthanc works on at a time, 0 = what Orthanc says (1.13 and newer), else its default of 2.
+	ConcurrentJobs int `yaml:"concurrent_jobs"`
 
 	Password Secret `yaml:"-"` // the content of PasswordFile
 }
@@ -70,7 +73,15 @@ type Intake struct {
 	SOPClasses       []string      `yaml:"sop_classes"`
 	SecondaryCapture bool          `yaml:"secondary_capture"`
 	Modalities       []string      `yaml:"modalities"` // empty = any
+	Copies           string        `yaml:"copies"`     // CopiesClassify, CopiesInherit or CopiesSkip
 }
+
+// The values of Intake.Copies: what becomes of an instance that Orthanc's modify or anonymise made.
+const (
+	CopiesClassify = "classify" // it is looked at like any other
+	CopiesInherit  = "inherit"  // it has the result of the instance that it was made from, where the router knows it
+	CopiesSkip     = "skip"     // it is left alone: no result, no label
+)
 
 // The values of Intake.From.
 const (
@@ -152,13 +163,31 @@ type Forwarding struct {
 	Enabled     bool          `yaml:"enabled"`
 	RouteMaxAge time.Duration `yaml:"route_max_age"`
 	GiveUpAfter time.Duration `yaml:"give_up_after"`
-	Copies      bool          `yaml:"copies"`
+	Quiet       time.Duration `yaml:"quiet"`        // a series or study is not complete while something came within it
+	VolumeLimit string        `yaml:"volume_limit"` // deliveries in an hour: VolumeAuto, VolumeOff or a number
 }
 
-// Destination is a place that rules can name. It has exactly one of Peer, Modality, DICOMweb, Webhook and Folder.
+// The words of Forwarding.VolumeLimit.
+const (
+	VolumeAuto = "auto" // ten times the median hour
+	VolumeOff  = "off"
+)
+
+// Volume returns the volume limit: how many deliveries may come into being within an hour, 0 = no limit; auto says that it is to be
+// worked out from the past.
+func (f Forwarding) Volume() (limit int, auto bool) {
+	n, err := strconv.Atoi(f.VolumeLimit)
+	if err != nil {
+		n = 0
+	}
+	return n, f.VolumeLimit == VolumeAuto
+}
+
+// Destination is a place that rules can name. It has exactly one of Peer, Transfers, Modality, DICOMweb, Webhook and Folder.
 type Destination struct {
 	Name              string        `yaml:"name"`
 	Peer              string        `yaml:"peer"`
+	Transfers         string        `yaml:"transfers"` // a peer, by the transfers accelerator
 	Modality          string        `yaml:"modality"`
 	StorageCommitment bool          `yaml:"storage_commitment"`
 	DICOMweb          string        `yaml:"dicomweb"`
@@ -166,7 +195,29 @@ type Destination struct {
 	Folder            Folder        `yaml:"folder"`
 	FromUsernames     []string      `yaml:"from_usernames"`
 	FromAETs          []string      `yaml:"from_aets"`
+	FromOrigins       []string      `yaml:"from_origins"`
 	Timeout           time.Duration `yaml:"timeout"`
+
+	TransferSyntax string        `yaml:"transfer_syntax"` // "" = as stored
+	MaxInFlight    int           `yaml:"max_in_flight"`   // 0 = jobs.deliver_workers
+	MostPerMinute  int           `yaml:"most_per_minute"` // attempts; 0 = no limit
+	Resend         string        `yaml:"resend"`          // ResendNever, ResendChanged or ResendAlways
+	Alternate      string        `yaml:"alternate"`       // the destination that takes over
+	AlternateAfter time.Duration `yaml:"alternate_after"`
+	CircuitBreaker Breaker       `yaml:"circuit_breaker"`
+}
+
+// The values of Destination.Resend: what becomes of an instance that the destination had before.
+const (
+	ResendNever   = "never"
+	ResendChanged = "changed"
+	ResendAlways  = "always"
+)
+
+// Breaker says when a destination is left alone, and for how long.
+type Breaker struct {
+	Failures int           `yaml:"failures"` // different deliveries that failed with no success between them; 0 = never
+	Pause    time.Duration `yaml:"pause"`    // until one delivery tries it again
 }
 
 // Webhook is an HTTP address that takes results as JSON.
@@ -202,6 +253,7 @@ func Default() *Config {
 			PollInterval: time.Second,
 			Batch:        500,
 			Overlap:      200,
+			Copies:       CopiesClassify,
 			SOPClasses: []string{
 				"1.2.840.10008.5.1.4.1.1.1",     // Computed Radiography
 				"1.2.840.10008.5.1.4.1.1.1.1",   // Digital X-Ray, for presentation
@@ -221,13 +273,18 @@ func Default() *Config {
 			SweepInterval: time.Hour,
 			SweepAge:      720 * time.Hour,
 		},
-		Forwarding: Forwarding{RouteMaxAge: 24 * time.Hour, GiveUpAfter: 72 * time.Hour},
+		Forwarding: Forwarding{RouteMaxAge: 24 * time.Hour, GiveUpAfter: 72 * time.Hour, Quiet: 10 * time.Second, VolumeLimit: VolumeAuto},
 		Log:        Log{Level: "info", Format: "auto"},
 	}
 }
 
 // setDefaults is called before an entry of the list is read.
-func (d *Destination) setDefaults() { *d = Destination{Timeout: 10 * time.Minute} }
+func (d *Destination) setDefaults() {
+	*d = Destination{
+		Timeout: 10 * time.Minute, Resend: ResendChanged, AlternateAfter: 15 * time.Minute,
+		CircuitBreaker: Breaker{Failures: 3, Pause: 30 * time.Second},
+	}
+}
 
 // DestinationNames returns the names that rules can use.
 func (c *Config) DestinationNames() []string {

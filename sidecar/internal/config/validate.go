@@ -35,6 +35,10 @@ func (c *Config) validate(r *report) {
 	}
 	positive(r, "forwarding.route_max_age", c.Forwarding.RouteMaxAge)
 	positive(r, "forwarding.give_up_after", c.Forwarding.GiveUpAfter)
+	notNegative(r, "forwarding.quiet", c.Forwarding.Quiet)
+	if n, err := strconv.Atoi(c.Forwarding.VolumeLimit); !r.failed("forwarding.volume_limit") && c.Forwarding.VolumeLimit != VolumeAuto && c.Forwarding.VolumeLimit != VolumeOff && (err != nil || n < 1) {
+		r.fail("forwarding.volume_limit", "must be auto, off, or a number of deliveries in an hour (got %q)", c.Forwarding.VolumeLimit)
+	}
 	if c.Forwarding.Enabled && len(c.RuleList) == 0 {
 		c.Warnings = append(c.Warnings, "forwarding.enabled is true and there are no rules: nothing will be forwarded")
 	}
@@ -53,6 +57,7 @@ func (c *Config) validateOrthanc(r *report) {
 		r.fail(key, "must not hold a query or fragment (got %q)", c.Orthanc.URL)
 	}
 	positive(r, "orthanc.timeout", c.Orthanc.Timeout)
+	between(r, "orthanc.concurrent_jobs", c.Orthanc.ConcurrentJobs, 0, 1000)
 	if c.Orthanc.PasswordFile != "" && c.Orthanc.Username == "" {
 		r.fail("orthanc.password_file", "needs orthanc.username")
 	}
@@ -93,6 +98,7 @@ var uid = regexp.MustCompile(`^(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*))+$`)
 
 func (c *Config) validateIntake(r *report) {
 	oneOf(r, "intake.from", c.Intake.From, FromNow, FromBeginning)
+	oneOf(r, "intake.copies", c.Intake.Copies, CopiesClassify, CopiesInherit, CopiesSkip)
 	positive(r, "intake.poll_interval", c.Intake.PollInterval)
 	between(r, "intake.batch", c.Intake.Batch, 1, 10_000)
 	between(r, "intake.overlap", c.Intake.Overlap, 0, 100_000)
@@ -220,7 +226,54 @@ func (c *Config) validateDestinations(r *report) {
 			seen[d.Name] = i
 		}
 		d.validateKind(r, at)
-		positive(r, at+".timeout", d.Timeout)
+		d.validateTraffic(r, at)
+	}
+	c.validateAlternates(r)
+}
+
+// validateTraffic checks how much is sent, and what happens when the destination does not take it.
+func (d *Destination) validateTraffic(r *report, at string) {
+	positive(r, at+".timeout", d.Timeout)
+	positive(r, at+".alternate_after", d.AlternateAfter)
+	positive(r, at+".circuit_breaker.pause", d.CircuitBreaker.Pause)
+	between(r, at+".circuit_breaker.failures", d.CircuitBreaker.Failures, 0, 1000)
+	between(r, at+".max_in_flight", d.MaxInFlight, 0, 256)
+	between(r, at+".most_per_minute", d.MostPerMinute, 0, 1_000_000)
+	oneOf(r, at+".resend", d.Resend, ResendNever, ResendChanged, ResendAlways)
+	for i, origin := range d.FromOrigins {
+		oneOf(r, fmt.Sprintf("%s.from_origins[%d]", at, i), origin, "DicomProtocol", "RestApi", "Plugins", "Lua", "WebDav")
+	}
+	switch {
+	case d.TransferSyntax == "" || r.failed(at+".transfer_syntax"):
+	case len(d.TransferSyntax) > 64 || !uid.MatchString(d.TransferSyntax):
+		r.fail(at+".transfer_syntax", "must be the UID of a transfer syntax, such as 1.2.840.10008.1.2.1 (got %q)", d.TransferSyntax)
+	case d.Modality != "":
+		r.fail(at+".transfer_syntax", "cannot be chosen for a modality: Orthanc and the modality agree on one (AllowTranscode and TranscodeDicomProtocol in Orthanc's configuration)")
+	case d.DICOMweb != "" || d.Transfers != "":
+		r.fail(at+".transfer_syntax", "cannot be chosen here: Orthanc's plugin sends the file as it is stored")
+	case d.Webhook != (Webhook{}):
+		r.fail(at+".transfer_syntax", "is of no use to a webhook, which is sent no picture")
+	}
+}
+
+// validateAlternates sees to it that an alternate is another destination, and that none stands in for itself in a circle.
+func (c *Config) validateAlternates(r *report) {
+	names := c.DestinationNames()
+	next := map[string]string{}
+	for _, d := range c.Destinations {
+		next[d.Name] = d.Alternate
+	}
+	for i, d := range c.Destinations {
+		key := fmt.Sprintf("destinations[%d].alternate", i)
+		switch {
+		case d.Alternate == "" || r.failed(key):
+		case d.Alternate == d.Name:
+			r.fail(key, "must be another destination than the one that it stands in for")
+		case !slices.Contains(names, d.Alternate):
+			r.fail(key, "unknown destination %q%s", d.Alternate, suggest.DidYouMean(d.Alternate, names))
+		case next[d.Alternate] == d.Name:
+			r.fail(key, "%s and %s cannot stand in for one another", d.Name, d.Alternate)
+		}
 	}
 }
 
@@ -231,7 +284,7 @@ func (d *Destination) validateKind(r *report, at string) {
 		key string
 		set bool
 	}{
-		{"peer", d.Peer != ""}, {"modality", d.Modality != ""}, {"dicomweb", d.DICOMweb != ""},
+		{"peer", d.Peer != ""}, {"transfers", d.Transfers != ""}, {"modality", d.Modality != ""}, {"dicomweb", d.DICOMweb != ""},
 		{"webhook", d.Webhook != (Webhook{})}, {"folder", d.Folder != (Folder{})},
 	} {
 		if k.set {

@@ -6,7 +6,6 @@ import (
 	"slices"
 
 	"imagingrouter/sidecar/internal/orthanc"
-	"imagingrouter/sidecar/internal/store"
 )
 
 // DICOMweb is a server that receives by STOW-RS (DicomWeb.Servers of the archive's configuration; needs the DICOMweb plugin).
@@ -31,13 +30,13 @@ func (s DICOMweb) Check(ctx context.Context, c *orthanc.Client) (string, error) 
 	return "configured in Orthanc (not asked: that would send)", nil
 }
 
-func (s DICOMweb) submit(ctx context.Context, c *orthanc.Client, d store.Delivery) (string, error) {
-	return c.Stow(ctx, s.Name, []string{d.InstanceID})
+func (s DICOMweb) submit(ctx context.Context, c *orthanc.Client, p Parcel) (string, error) {
+	return c.Stow(ctx, s.Name, p.shipment())
 }
 
-func (s DICOMweb) recognise(_ context.Context, _ *orthanc.Client, d store.Delivery) (func(orthanc.Job) bool, error) {
+func (s DICOMweb) recognise(_ context.Context, _ *orthanc.Client, p Parcel) (func(orthanc.Job) bool, error) {
 	return func(j orthanc.Job) bool {
 		resources, _ := j.Content["Resources"].(map[string]any)
-		return j.Type == "DicomWebStowClient" && j.Content["Server"] == s.Name && onlyResource(resources["Instances"], d.InstanceID)
+		return j.Type == "DicomWebStowClient" && j.Content["Server"] == s.Name && onlyResources(resources["Instances"], p)
 	}, nil
 }

@@ -30,23 +30,32 @@ func (f Folder) Check(context.Context, *orthanc.Client) (string, error) {
 	return "can be written", errors.Join(file.Close(), os.Remove(file.Name()))
 }
 
-// Send implements Sender.
+// Send implements Sender. Of a set, each file appears by itself.
 func (f Folder) Send(ctx context.Context, p Parcel) error {
 	if _, err := os.Stat(f.Path); err != nil { // a share that is not mounted must not fill the disk below it
 		return fmt.Errorf("write delivery %s: %w", p.ID, err)
 	}
-	content, err := p.File(ctx)
-	if err != nil {
-		return fmt.Errorf("write delivery %s: fetch instance %s: %w", p.ID, p.InstanceID, err)
-	}
-	name := layout.Name(f.Template, layout.Values{
-		Class: string(p.Result.Class), Study: p.StudyID, Series: p.SeriesID, Instance: p.InstanceID, Delivery: p.ID, Received: p.ReceivedAt,
-	})
-	path := filepath.Join(f.Path, filepath.FromSlash(name))
-	if err := writeWhole(path, content); err != nil {
-		return fmt.Errorf("write delivery %s: %w", p.ID, err)
+	for _, part := range p.Parts {
+		if err := f.write(ctx, p, part); err != nil {
+			return fmt.Errorf("write delivery %s: %w", p.ID, err)
+		}
 	}
 	return nil
+}
+
+func (f Folder) write(ctx context.Context, p Parcel, part Part) error {
+	content, err := p.File(ctx, part.InstanceID)
+	if err != nil {
+		return fmt.Errorf("fetch instance %s: %w", part.InstanceID, err)
+	}
+	class := string(part.Result.Class)
+	if !part.Known {
+		class = "unclassified" // a report, a picture that cannot be read: it goes with its study
+	}
+	name := layout.Name(f.Template, layout.Values{
+		Class: class, Study: p.StudyID, Series: part.SeriesID, Instance: part.InstanceID, Delivery: p.ID, Received: p.ReceivedAt,
+	})
+	return writeWhole(filepath.Join(f.Path, filepath.FromSlash(name)), content)
 }
 
 // writeWhole puts content at path so that nobody ever sees a part of it, and a power cut leaves the old state or the new one.

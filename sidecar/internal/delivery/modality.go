@@ -5,15 +5,15 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"imagingrouter/sidecar/internal/orthanc"
-	"imagingrouter/sidecar/internal/store"
 )
 
 // Modality is a DICOM node that receives by C-STORE (DicomModalities of the archive's configuration).
 type Modality struct {
 	Name   string
-	Commit bool // ask for storage commitment; the report stays in Orthanc
+	Commit bool // ask for storage commitment: only what the modality commits itself to keep is delivered
 }
 
 // String implements Kind.
@@ -35,15 +35,43 @@ func (m Modality) Check(ctx context.Context, c *orthanc.Client) (string, error) 
 	return "answers C-ECHO as " + node.AET, nil
 }
 
-func (m Modality) submit(ctx context.Context, c *orthanc.Client, d store.Delivery) (string, error) {
-	return c.StoreToModality(ctx, m.Name, []string{d.InstanceID}, userData(d), m.Commit)
+func (m Modality) submit(ctx context.Context, c *orthanc.Client, p Parcel) (string, error) {
+	shipment := p.shipment()
+	shipment.Commit = m.Commit
+	return c.StoreToModality(ctx, m.Name, shipment)
 }
 
-func (m Modality) recognise(ctx context.Context, c *orthanc.Client, d store.Delivery) (func(orthanc.Job) bool, error) {
+// confirm implements Confirmer: it waits for the modality's answer to the request for storage commitment.
+func (m Modality) confirm(ctx context.Context, c *orthanc.Client, job orthanc.Job) error {
+	if !m.Commit {
+		return nil
+	}
+	transaction, _ := job.Content["StorageCommitmentTransactionUID"].(string)
+	for pause := 50 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
+		report, err := c.Commitment(ctx, transaction)
+		switch {
+		case orthanc.IsNotFound(err):
+			return fmt.Errorf("storage commitment by %s: Orthanc no longer has the report (it keeps it in memory, and was restarted)", m)
+		case err != nil:
+			return fmt.Errorf("storage commitment by %s: %w", m, err)
+		case report.Status == orthanc.CommitmentSuccess:
+			return nil
+		case report.Status == orthanc.CommitmentFailure:
+			return fmt.Errorf("storage commitment: %s does not keep %d of %d instances", m, len(report.Failures), len(report.Failures)+len(report.Success))
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("storage commitment: %s has taken the instances and has not said whether it keeps them: %w", m, ctx.Err())
+		case <-time.After(pause):
+		}
+	}
+}
+
+func (m Modality) recognise(ctx context.Context, c *orthanc.Client, p Parcel) (func(orthanc.Job) bool, error) {
 	known, err := c.Modalities(ctx)
 	aet := known[m.Name].AET
 	return func(j orthanc.Job) bool {
-		return j.Type == "DicomModalityStore" && aet != "" && j.Content["RemoteAet"] == aet && onlyResource(j.Content["ParentResources"], d.InstanceID)
+		return j.Type == "DicomModalityStore" && aet != "" && j.Content["RemoteAet"] == aet && onlyResources(j.Content["ParentResources"], p)
 	}, err
 }
 

@@ -5,7 +5,6 @@ import (
 	"fmt"
 
 	"imagingrouter/sidecar/internal/orthanc"
-	"imagingrouter/sidecar/internal/store"
 )
 
 // Peer is another Orthanc (OrthancPeers of the archive's configuration).
@@ -30,15 +29,17 @@ func (p Peer) Check(ctx context.Context, c *orthanc.Client) (string, error) {
 	return "answers, Orthanc " + system.Version, nil
 }
 
-func (p Peer) submit(ctx context.Context, c *orthanc.Client, d store.Delivery) (string, error) {
-	return c.StoreToPeer(ctx, p.Name, []string{d.InstanceID}, 0, userData(d))
+func (p Peer) submit(ctx context.Context, c *orthanc.Client, parcel Parcel) (string, error) {
+	shipment := parcel.shipment()
+	shipment.Transcode = parcel.TransferSyntax
+	return c.StoreToPeer(ctx, p.Name, shipment)
 }
 
-func (p Peer) recognise(ctx context.Context, c *orthanc.Client, d store.Delivery) (func(orthanc.Job) bool, error) {
+func (p Peer) recognise(ctx context.Context, c *orthanc.Client, parcel Parcel) (func(orthanc.Job) bool, error) {
 	peers, err := c.Peers(ctx)
 	address := peers[p.Name].URL
 	return func(j orthanc.Job) bool {
 		to, _ := j.Content["Peer"].([]any)
-		return j.Type == "OrthancPeerStore" && address != "" && len(to) > 0 && to[0] == address && onlyResource(j.Content["ParentResources"], d.InstanceID)
+		return j.Type == "OrthancPeerStore" && address != "" && len(to) > 0 && to[0] == address && onlyResources(j.Content["ParentResources"], parcel)
 	}, err
 }

@@ -17,6 +17,7 @@ import (
 
 	"imagingrouter/sidecar/internal/bodypart"
 	"imagingrouter/sidecar/internal/orthanc"
+	"imagingrouter/sidecar/internal/store"
 )
 
 // The headers of a webhook request.
@@ -77,31 +78,63 @@ func (w *Webhook) Check(ctx context.Context, _ *orthanc.Client) (string, error) 
 	return "takes connections; requests are signed", c.Close()
 }
 
-// webhookBody is the JSON of a request. Identifiers are Orthanc's.
+// webhookBody is the JSON of a request. Identifiers are Orthanc's. Of an instance (level "instance") its result stands beside them as well as
+// in the list, so that a receiver of single pictures need not look into it.
 type webhookBody struct {
-	Delivery      string                     `json:"delivery"`
-	Instance      string                     `json:"instance"`
-	Series        string                     `json:"series"`
-	Study         string                     `json:"study"`
-	ContentMD5    string                     `json:"content_md5"`
-	Rule          string                     `json:"rule"`
+	Delivery   string            `json:"delivery"`
+	Level      string            `json:"level"` // instance, series, study
+	Study      string            `json:"study"`
+	Series     string            `json:"series,omitempty"`
+	Rule       string            `json:"rule"`
+	ReceivedAt time.Time         `json:"received_at"` // of the newest instance
+	Instances  []webhookInstance `json:"instances"`
+
+	*webhookInstance
+}
+
+// webhookInstance is one instance of a delivery. One that the router does not look at has no result.
+type webhookInstance struct {
+	Instance   string `json:"instance"`
+	ContentMD5 string `json:"content_md5,omitempty"`
+	State      string `json:"state,omitempty"` // of an instance without result: skipped, unreadable …
+
+	*webhookResult
+}
+
+type webhookResult struct {
 	Class         bodypart.Class             `json:"class"`
 	Confidence    float64                    `json:"confidence"`
 	Review        bool                       `json:"review"`
 	Reasons       []bodypart.Reason          `json:"reasons"`
 	Probabilities map[bodypart.Class]float64 `json:"probabilities"`
 	Model         string                     `json:"model"`
-	ReceivedAt    time.Time                  `json:"received_at"`
 	ClassifiedAt  time.Time                  `json:"classified_at"`
+}
+
+func newWebhookBody(p Parcel) webhookBody {
+	body := webhookBody{Delivery: p.ID, Level: p.Level.One(), Study: p.StudyID, Rule: p.Rule, ReceivedAt: p.ReceivedAt, Instances: []webhookInstance{}}
+	if p.Level != store.LevelStudy && len(p.Parts) > 0 {
+		body.Series = p.Parts[0].SeriesID
+	}
+	for _, part := range p.Parts {
+		i := webhookInstance{Instance: part.InstanceID, ContentMD5: part.ContentMD5}
+		if part.Known {
+			r := part.Result
+			i.webhookResult = &webhookResult{r.Class, r.Confidence, r.Review, r.Reasons, r.Probabilities, r.Model, r.ClassifiedAt}
+		} else {
+			i.State = string(part.State)
+		}
+		body.Instances = append(body.Instances, i)
+	}
+	if p.Level == store.LevelInstance && len(body.Instances) == 1 {
+		body.webhookInstance = &body.Instances[0]
+	}
+	return body
 }
 
 // Send implements Sender.
 func (w *Webhook) Send(ctx context.Context, p Parcel) error {
-	body, err := json.Marshal(webhookBody{
-		Delivery: p.ID, Instance: p.InstanceID, Series: p.SeriesID, Study: p.StudyID, ContentMD5: p.ContentMD5, Rule: p.Rule,
-		Class: p.Result.Class, Confidence: p.Result.Confidence, Review: p.Result.Review, Reasons: p.Result.Reasons,
-		Probabilities: p.Result.Probabilities, Model: p.Result.Model, ReceivedAt: p.ReceivedAt, ClassifiedAt: p.Result.ClassifiedAt,
-	})
+	body, err := json.Marshal(newWebhookBody(p))
 	if err != nil {
 		return fmt.Errorf("post delivery %s to %s: %w", p.ID, w, err)
 	}

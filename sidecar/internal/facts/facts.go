@@ -22,14 +22,12 @@ type Source struct {
 	Store   *store.Store
 }
 
-// Of returns what a rule can ask about the result of one instance. inst is Orthanc's entry for it, nil when it is yet to be fetched.
+// Of returns what a rule can ask about the result of one instance. inst is Orthanc's entry for it, nil when it is yet to be fetched. What was
+// fetched once is not fetched again, whoever asks.
 func (s Source) Of(row store.Instance, inst *orthanc.Instance, r bodypart.Result) rules.Context {
-	return rules.Context{
+	c := rules.Context{
 		Class: r.Class, Confidence: r.Confidence, Probabilities: r.Probabilities, Review: r.Review, Agrees: r.Tag == bodypart.TagAgrees,
-		Tags: func(ctx context.Context) (rules.Tags, error) {
-			numbered, err := s.Orthanc.Tags(ctx, row.ID)
-			return TagsOf(byKeyword(numbered)), err
-		},
+		Copy: inst != nil && inst.IsCopy(),
 		Arrival: func(ctx context.Context) (rules.Arrival, error) {
 			if inst == nil {
 				found, err := s.Orthanc.Instance(ctx, row.ID)
@@ -48,6 +46,36 @@ func (s Source) Of(row store.Instance, inst *orthanc.Instance, r bodypart.Result
 			n, err := s.Orthanc.StudyInstances(ctx, row.StudyID)
 			return rules.Study{Classes: Certain(results), Instances: n}, err
 		},
+	}
+	var tags *rules.Tags
+	c.Tags = func(ctx context.Context) (rules.Tags, error) {
+		if tags == nil {
+			numbered, err := s.Orthanc.Tags(ctx, row.ID)
+			if err != nil {
+				return rules.Tags{}, err
+			}
+			found := TagsOf(byKeyword(numbered))
+			tags = &found
+		}
+		return *tags, nil
+	}
+	return c
+}
+
+// Priority is the turn that an order itself asks for: Requested Procedure Priority (0040,1003), else the older Study Priority ID (0032,000C).
+// STAT and HIGH go first, LOW goes last, and whatever else stands there is ordinary (PS3.3 C.4.11).
+func Priority(t rules.Tags) rules.Priority {
+	word := t.Values["RequestedProcedurePriority"]
+	if word == "" {
+		word = t.Values["StudyPriorityID"]
+	}
+	switch strings.ToUpper(strings.TrimSpace(word)) {
+	case "STAT", "HIGH":
+		return rules.High
+	case "LOW":
+		return rules.Low
+	default:
+		return rules.Normal
 	}
 }
 

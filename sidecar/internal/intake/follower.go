@@ -117,7 +117,7 @@ func (f *Follower) poll(ctx context.Context) (done bool, err error) {
 	if len(rows) == 0 && next == cursor {
 		return page.Done, nil
 	}
-	live, replay, err := f.due(ctx, rows, cursor)
+	live, replay, others, err := f.due(ctx, rows, cursor)
 	if err != nil {
 		return false, err
 	}
@@ -127,6 +127,11 @@ func (f *Follower) poll(ctx context.Context) (done bool, err error) {
 		}
 		if err := f.Marker.mark(ctx, tx, store.SourceFollower, live...); err != nil {
 			return err
+		}
+		for series, study := range others {
+			if err := f.Marker.LateIn(ctx, tx, series, study); err != nil {
+				return err
+			}
 		}
 		return f.Marker.Store.SetCursor(ctx, tx, next, anchor, keepAnchors)
 	})
@@ -263,8 +268,9 @@ func (f *Follower) remember(rows []orthanc.Change, seq int64) {
 }
 
 // due returns the instances that want work: of a wanted SOP class and modality, and stored anew since the router last looked.
-// Their descriptions come in bulk, so that a CT of 2,000 slices costs a handful of requests.
-func (f *Follower) due(ctx context.Context, rows []orthanc.Change, cursor store.Cursor) (live, replay []string, err error) {
+// Their descriptions come in bulk, so that a CT of 2,000 slices costs a handful of requests. others are the series, with their study, to which
+// something new came that is not classified.
+func (f *Follower) due(ctx context.Context, rows []orthanc.Change, cursor store.Cursor) (live, replay []string, others map[string]string, err error) {
 	seq := make(map[string]int64, len(rows))
 	ids := make([]string, 0, len(rows))
 	for _, r := range rows {
@@ -275,23 +281,25 @@ func (f *Follower) due(ctx context.Context, rows []orthanc.Change, cursor store.
 	}
 	known, err := f.Marker.Store.InstancesByID(ctx, ids)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
+	others = map[string]string{}
 	for chunk := range slices.Chunk(ids, bulkContent) {
 		instances, err := f.Orthanc.Instances(ctx, chunk)
 		if err != nil {
-			return nil, nil, err
+			return nil, nil, nil, err
 		}
 		modalities, err := f.modalities(ctx, instances)
 		if err != nil {
-			return nil, nil, err
+			return nil, nil, nil, err
 		}
 		for _, i := range instances {
 			switch {
-			case !f.Objects.Wanted(i.Metadata["SopClassUid"], modalities[i.ParentSeries]):
+			case !f.Objects.Wanted(i.Metadata["SopClassUid"], modalities[i.ParentSeries]) || multiFrame(i):
 				f.Metrics.Skipped(i.Metadata["SopClassUid"])
-			case multiFrame(i):
-				f.Metrics.Skipped(i.Metadata["SopClassUid"])
+				if seq[i.ID] > cursor.Live {
+					others[i.ParentSeries] = i.ParentStudy
+				}
 			case i.FileUUID != "" && known[i.ID].FileUUID == i.FileUUID && (known[i.ID].Forward || seq[i.ID] <= cursor.Seq):
 				// The hook was faster, or this row was read before. What a sweep found first is due all the same: it forwards nothing.
 			case seq[i.ID] > cursor.Live:
@@ -301,7 +309,7 @@ func (f *Follower) due(ctx context.Context, rows []orthanc.Change, cursor store.
 			}
 		}
 	}
-	return live, replay, nil
+	return live, replay, others, nil
 }
 
 // multiFrame says whether an instance holds more than one frame, as Orthanc's index knows it. Cine runs share their SOP class with

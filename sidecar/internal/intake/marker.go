@@ -45,3 +45,32 @@ func (m *Marker) mark(ctx context.Context, tx *sql.Tx, source store.Source, ids 
 	}
 	return nil
 }
+
+// Late notes that something came to a series and its study which is not classified itself: rules that have sent the study as one send it
+// after. Most studies are of no interest to such rules, and then nothing happens.
+func (m *Marker) Late(ctx context.Context, series, study string) error {
+	return m.Store.Tx(ctx, func(tx *sql.Tx) error { return m.LateIn(ctx, tx, series, study) })
+}
+
+// LateIn is Late within tx.
+func (m *Marker) LateIn(ctx context.Context, tx *sql.Tx, series, study string) error {
+	waiting, err := m.Store.Late(ctx, tx, series, study)
+	if err != nil {
+		return err
+	}
+	begun := map[store.Level]bool{} // several rules wait for one resource by one job
+	for _, g := range waiting {
+		if begun[g.Level] {
+			continue
+		}
+		begun[g.Level] = true
+		job, err := m.Queue.Gather(ctx, tx, g.Level, g.ResourceID)
+		if err != nil {
+			return err
+		}
+		if err := m.Store.SetGatheringJob(ctx, tx, g.Level, g.ResourceID, job); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,5 +1,4 @@
-// Package jobs is the durable queue: River on the router's own SQLite file, with the three kinds of job that an instance passes
-// through. It knows how jobs are stored, retried and taken up after a crash, and nothing of what they do.
+// Package jobs is the durable queue: River on the router's own SQLite file, with the kinds of job that an instance passes through. It knows how jobs are stored, retried and taken up after a crash, and nothing of what they do.
 package jobs
 
 import (
@@ -19,9 +18,11 @@ import (
 	"github.com/riverqueue/river/rivermigrate"
 	"github.com/riverqueue/river/rivertype"
 	"github.com/rs/zerolog"
+
+	"imagingrouter/sidecar/internal/store"
 )
 
-// The three kinds of job. Their arguments name rows of our own tables, which hold everything else.
+// The kinds of job. Their arguments name rows of our own tables, which hold everything else.
 type (
 	// Classify looks at one instance: fetch, picture, network, result.
 	Classify struct {
@@ -31,7 +32,12 @@ type (
 	Publish struct {
 		Instance string `json:"instance"`
 	}
-	// Deliver brings one instance to one destination.
+	// Gather waits until a series or study is complete, and asks the rules that send it whole.
+	Gather struct {
+		Level    store.Level `json:"level"`
+		Resource string      `json:"resource"`
+	}
+	// Deliver brings a set of instances to one destination.
 	Deliver struct {
 		Delivery string `json:"delivery"`
 	}
@@ -42,6 +48,9 @@ func (Classify) Kind() string { return "classify" }
 
 // Kind is River's name of the job.
 func (Publish) Kind() string { return "publish" }
+
+// Kind is River's name of the job.
+func (Gather) Kind() string { return "gather" }
 
 // Kind is River's name of the job.
 func (Deliver) Kind() string { return "deliver" }
@@ -64,6 +73,7 @@ const (
 type Workers interface {
 	Classify(ctx context.Context, job *river.Job[Classify]) error
 	Publish(ctx context.Context, job *river.Job[Publish]) error
+	Gather(ctx context.Context, job *river.Job[Gather]) error
 	Deliver(ctx context.Context, job *river.Job[Deliver]) error
 }
 
@@ -71,9 +81,9 @@ type Workers interface {
 type Options struct {
 	ClassifyWorkers int
 	PublishWorkers  int
-	DeliverWorkers  int           // for each destination
-	Destinations    []string      // each has a queue of its own, so that a dead one stops no other
-	MaxAttempts     int           // of classify and publish; deliveries are bounded in time instead
+	// Destinations names each destination, and says how many deliveries to it run at a time. Each has a queue of its own, so that a dead one stops no other.
+	Destinations map[string]int
+	MaxAttempts  int           // of classify and publish; deliveries are bounded in time instead
 	BackoffMax      time.Duration // longest pause between attempts
 	StopTimeout     time.Duration // how long running jobs may take to finish after Stop
 	Logger          zerolog.Logger
@@ -86,8 +96,11 @@ type Queue struct {
 	opts   Options
 }
 
-// deliverAttempts is River's limit for deliveries, which are bounded by time (give_up_after) and not by a count.
+// deliverAttempts is River's limit for deliveries and for what waits for a whole study, which are bounded by time and not by a count.
 const deliverAttempts = 30000
+
+// gatherWorkers look at series and studies that are not complete yet, which mostly is one request.
+const gatherWorkers = 2
 
 // Open brings River's tables up to date and returns a queue on db. workers may be nil for a queue that only inserts.
 func Open(ctx context.Context, db *sql.DB, workers Workers, o Options) (*Queue, error) {
@@ -128,9 +141,10 @@ func (o Options) queues() map[string]river.QueueConfig {
 	queues := map[string]river.QueueConfig{
 		"classify": {MaxWorkers: max(1, o.ClassifyWorkers)},
 		"publish":  {MaxWorkers: max(1, o.PublishWorkers)},
+		"gather":   {MaxWorkers: gatherWorkers},
 	}
-	for _, d := range o.Destinations {
-		queues[deliverQueue(d)] = river.QueueConfig{MaxWorkers: max(1, o.DeliverWorkers)}
+	for d, workers := range o.Destinations {
+		queues[deliverQueue(d)] = river.QueueConfig{MaxWorkers: max(1, workers)}
 	}
 	return queues
 }
@@ -167,18 +181,50 @@ func (q *Queue) Stop(ctx context.Context) error {
 // Stopped is closed when all work has ended.
 func (q *Queue) Stopped() <-chan struct{} { return q.client.Stopped() }
 
-// HoldDeliveries pauses or resumes the queues of all destinations. What runs is not interrupted.
-func (q *Queue) HoldDeliveries(ctx context.Context, hold bool) error {
-	for _, d := range q.opts.Destinations {
-		change := q.client.QueueResume
-		if hold {
-			change = q.client.QueuePause
-		}
-		if err := change(ctx, deliverQueue(d), nil); err != nil && !errors.Is(err, rivertype.ErrNotFound) {
-			return fmt.Errorf("hold deliveries to %s: %w", d, err)
-		}
+// Hold pauses or resumes the queue of one destination. What runs is not interrupted.
+func (q *Queue) Hold(ctx context.Context, destination string, hold bool) error {
+	change := q.client.QueueResume
+	if hold {
+		change = q.client.QueuePause
+	}
+	if err := change(ctx, deliverQueue(destination), nil); err != nil && !errors.Is(err, rivertype.ErrNotFound) {
+		return fmt.Errorf("hold deliveries to %s: %w", destination, err)
 	}
 	return nil
+}
+
+// riverNow is the present in the form in which River keeps times on SQLite.
+const riverNow = "strftime('%Y-%m-%d %H:%M:%f', 'now')"
+
+// Hasten lets the deliveries to a destination that wait for their next attempt be tried at once, because the destination is back. They keep
+// their order: the oldest goes first.
+func (q *Queue) Hasten(ctx context.Context, destination string) (int64, error) {
+	res, err := q.db.ExecContext(ctx, "UPDATE river_job SET state = 'available', scheduled_at = created_at WHERE state = 'retryable' AND queue = ?", deliverQueue(destination))
+	if err != nil {
+		return 0, fmt.Errorf("hasten deliveries to %s: %w", destination, err)
+	}
+	return res.RowsAffected()
+}
+
+// Wake lets a job that sleeps or waits for its next attempt begin at once.
+func (q *Queue) Wake(ctx context.Context, tx *sql.Tx, job int64) error {
+	_, err := tx.ExecContext(ctx, "UPDATE river_job SET state = 'available', scheduled_at = "+riverNow+" WHERE id = ? AND state IN ('retryable', 'scheduled')", job)
+	if err != nil {
+		return fmt.Errorf("wake job %d: %w", job, err)
+	}
+	return nil
+}
+
+// MendClock wakes jobs that sleep longer than any job puts itself to sleep: the clock was ahead when they did, and has been set back since.
+// What waits for a rule's schedule is left alone.
+func (q *Queue) MendClock(ctx context.Context) (int64, error) {
+	longest := time.Now().UTC().Add(2*max(q.opts.BackoffMax, time.Minute) + time.Minute).Format("2006-01-02 15:04:05.000")
+	res, err := q.db.ExecContext(ctx, "UPDATE river_job SET state = 'available', scheduled_at = "+riverNow+` WHERE state IN ('retryable', 'scheduled') AND scheduled_at > ?
+		AND id NOT IN (SELECT job FROM delivery WHERE not_before > ?)`, longest, time.Now().UnixMilli())
+	if err != nil {
+		return 0, fmt.Errorf("wake jobs that sleep too long: %w", err)
+	}
+	return res.RowsAffected()
 }
 
 // Recover takes up what a crash left behind, before Start: jobs that were running go back to the queue without costing an attempt,
@@ -212,6 +258,11 @@ func (q *Queue) Classify(ctx context.Context, tx *sql.Tx, instance string, p Pri
 // Publish enqueues the publication of an instance within tx and returns the job's number.
 func (q *Queue) Publish(ctx context.Context, tx *sql.Tx, instance string, p Priority) (int64, error) {
 	return q.insert(ctx, tx, Publish{Instance: instance}, &river.InsertOpts{Queue: "publish", Priority: int(p), MaxAttempts: q.opts.attempts()})
+}
+
+// Gather enqueues within tx the wait for a whole series or study and returns the job's number.
+func (q *Queue) Gather(ctx context.Context, tx *sql.Tx, level store.Level, resource string) (int64, error) {
+	return q.insert(ctx, tx, Gather{Level: level, Resource: resource}, &river.InsertOpts{Queue: "gather", MaxAttempts: deliverAttempts})
 }
 
 // Deliver enqueues a delivery within tx and returns the job's number. It does not begin before the given time; zero is at once.
@@ -298,6 +349,7 @@ func bundle(w Workers) *river.Workers {
 	b := river.NewWorkers()
 	river.AddWorker(b, &worker[Classify]{work: w.Classify})
 	river.AddWorker(b, &worker[Publish]{work: w.Publish})
+	river.AddWorker(b, &worker[Gather]{work: w.Gather})
 	river.AddWorker(b, &worker[Deliver]{work: w.Deliver})
 	return b
 }

@@ -5,6 +5,8 @@ import (
 	"database/sql"
 	"fmt"
 	"time"
+
+	"imagingrouter/sidecar/internal/store"
 )
 
 // Depth is the number of unfinished jobs of one kind in one state, and since when the oldest that is ready waits.
@@ -57,9 +59,14 @@ func (q *Queue) Repair(ctx context.Context, tx *sql.Tx) (int, error) {
 			func(l lost) (int64, error) { return q.Publish(ctx, tx, l.id, Live) },
 		},
 		{
-			"SELECT id, destination, priority, not_before FROM delivery WHERE finished_at = 0 AND job NOT IN (SELECT id FROM river_job WHERE state IN " + unfinished + ")",
+			"SELECT id, CASE WHEN via = '' THEN destination ELSE via END, priority, not_before FROM delivery WHERE state IN ('pending', 'submitting', 'sent') AND job NOT IN (SELECT id FROM river_job WHERE state IN " + unfinished + ")",
 			"UPDATE delivery SET job = ? WHERE id = ?",
 			func(l lost) (int64, error) { return q.Deliver(ctx, tx, l.id, l.destination, l.priority, l.notBefore) },
+		},
+		{
+			"SELECT DISTINCT resource_id, level, 0, 0 FROM gathering WHERE state IN ('waiting', 'held') AND job NOT IN (SELECT id FROM river_job WHERE state IN " + unfinished + ")",
+			"UPDATE gathering SET job = ? WHERE resource_id = ?",
+			func(l lost) (int64, error) { return q.Gather(ctx, tx, store.Level(l.destination), l.id) },
 		},
 	}
 	n := 0
@@ -84,7 +91,7 @@ func (q *Queue) Repair(ctx context.Context, tx *sql.Tx) (int, error) {
 
 // lost is a row without its job.
 type lost struct {
-	id, destination string
+	id, destination string // of a wait for a series or study: the resource and its level
 	priority        Priority
 	notBefore       time.Time
 }

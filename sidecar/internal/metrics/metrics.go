@@ -32,6 +32,8 @@ type Metrics struct {
 	ended          *prometheus.CounterVec
 	retries        *prometheus.CounterVec
 	deliveries     *prometheus.CounterVec
+	diverted       *prometheus.CounterVec
+	gathered       *prometheus.CounterVec
 	rulesFailed    *prometheus.CounterVec
 	deliveryTime   *prometheus.HistogramVec
 	model          *prometheus.GaugeVec
@@ -69,6 +71,8 @@ func New(sources ...prometheus.Collector) *Metrics {
 	m.retries = counter("job_errors_total", "Attempts that failed and will be repeated, by kind of job.", "kind")
 	m.rulesFailed = counter("rules_failed_total", "Rules that could not be evaluated on a picture's values, by rule.", "rule")
 	m.deliveries = counter("deliveries_total", "Deliveries that ended, by destination and outcome.", "destination", "outcome")
+	m.diverted = counter("deliveries_diverted_total", "Deliveries that went to an alternate destination.", "destination", "alternate")
+	m.gathered = counter("wholes_total", "Whole series and studies that rules have decided about, or that are held for a person, by state.", "state")
 	m.deliveryTime = histogram("delivery_seconds", "Time from the creation of a delivery to its arrival.",
 		[]float64{.1, .2, .5, 1, 2, 5, 10, 30, 60, 300, 1800, 7200, 86400}, "destination")
 	m.model = prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: namespace, Name: "model_info", Help: "The serving model; always 1."},
@@ -105,6 +109,9 @@ func (m *Metrics) begin() {
 	}
 	for _, state := range []string{"skipped", "undecodable", "unreadable", "gone", "failed"} {
 		m.ended.WithLabelValues(state)
+	}
+	for _, state := range []string{"held", "decided", "skipped", "gone"} {
+		m.gathered.WithLabelValues(state)
 	}
 	for _, class := range bodypart.Classes() {
 		m.results.WithLabelValues(string(class), "false")
@@ -156,7 +163,7 @@ func (m *Metrics) Retry(kind string) { m.retries.WithLabelValues(kind).Inc() }
 // Destinations makes the counters of the configured destinations begin at 0.
 func (m *Metrics) Destinations(names ...string) {
 	for _, name := range names {
-		for _, outcome := range []string{"delivered", "expired", "gone", "failed"} {
+		for _, outcome := range []string{"delivered", "expired", "cancelled", "gone", "failed"} {
 			m.deliveries.WithLabelValues(name, outcome)
 		}
 	}
@@ -169,6 +176,14 @@ func (m *Metrics) Delivered(destination, outcome string, took time.Duration) {
 		m.deliveryTime.WithLabelValues(destination).Observe(took.Seconds())
 	}
 }
+
+// Diverted counts a delivery that goes to an alternate destination.
+func (m *Metrics) Diverted(destination, alternate string) {
+	m.diverted.WithLabelValues(destination, alternate).Inc()
+}
+
+// Gathered counts a whole series or study that a rule has decided about, or that is held for a person.
+func (m *Metrics) Gathered(state string) { m.gathered.WithLabelValues(state).Inc() }
 
 // RuleFailed counts a rule that could not be evaluated on a picture's values.
 func (m *Metrics) RuleFailed(rule string) { m.rulesFailed.WithLabelValues(rule).Inc() }

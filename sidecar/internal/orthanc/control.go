@@ -3,8 +3,10 @@ package orthanc
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/url"
+	"strings"
 )
 
 // CancelJob asks Orthanc to end a job that has not ended. Its outcome stands in Job afterwards: it may have come first.
@@ -30,10 +32,33 @@ func (c *Client) Echo(ctx context.Context, name string) error {
 }
 
 // StoreToModality has Orthanc send resources to a modality by C-STORE and returns the job that does it; see StoreToPeer.
-// With commit Orthanc also asks for storage commitment.
-func (c *Client) StoreToModality(ctx context.Context, name string, resources []string, userData map[string]string, commit bool) (string, error) {
-	request := map[string]any{"Resources": resources, "Asynchronous": true, "Permissive": false, "StorageCommitment": commit}
-	return c.submit(ctx, "/modalities/"+url.PathEscape(name)+"/store", resources, userData, request)
+func (c *Client) StoreToModality(ctx context.Context, name string, s Shipment) (string, error) {
+	return c.submit(ctx, "/modalities/"+url.PathEscape(name)+"/store", s, map[string]any{"Permissive": false, "StorageCommitment": s.Commit})
+}
+
+// Commitment is what a modality has answered to a request for storage commitment.
+type Commitment struct {
+	Status   string           // Pending, Success or Failure
+	Success  []map[string]any // the instances that it keeps
+	Failures []map[string]any // those that it does not
+}
+
+// The states of a storage commitment.
+const (
+	CommitmentPending = "Pending"
+	CommitmentSuccess = "Success"
+	CommitmentFailure = "Failure"
+)
+
+// Commitment returns the report of a storage commitment by the transaction that the sending job names. Orthanc keeps the last hundred of
+// them in memory: an error for which IsNotFound holds says that it has forgotten this one.
+func (c *Client) Commitment(ctx context.Context, transaction string) (Commitment, error) {
+	if transaction == "" || len(transaction) > 64 || strings.Trim(transaction, "0123456789.") != "" {
+		return Commitment{}, fmt.Errorf("storage commitment: %w", ErrInvalidID)
+	}
+	var report Commitment
+	err := c.getJSON(ctx, "/storage-commitment/"+transaction, "", &report)
+	return report, err
 }
 
 // DICOMwebServers returns the names of the servers that the DICOMweb plugin knows. Without the plugin: an error for which IsNotFound holds.
@@ -45,26 +70,56 @@ func (c *Client) DICOMwebServers(ctx context.Context) ([]string, error) {
 
 // Stow has Orthanc's DICOMweb plugin send resources to a server by STOW-RS and returns the job that does it. The job of a server that is
 // not configured is made all the same, and fails.
-func (c *Client) Stow(ctx context.Context, server string, resources []string) (string, error) {
-	return c.submit(ctx, "/dicom-web/servers/"+url.PathEscape(server)+"/stow", resources, nil, map[string]any{"Resources": resources, "Synchronous": false})
+func (c *Client) Stow(ctx context.Context, server string, s Shipment) (string, error) {
+	return c.submit(ctx, "/dicom-web/servers/"+url.PathEscape(server)+"/stow", Shipment{Resources: s.Resources, Priority: s.Priority}, map[string]any{"Synchronous": false})
 }
 
-// submit posts a request that makes a job, never twice.
-func (c *Client) submit(ctx context.Context, path string, resources []string, userData map[string]string, request map[string]any) (string, error) {
-	for _, id := range resources {
+// TransfersPeers returns the peers to which the transfers accelerator can send. Without the plugin: an error for which IsNotFound holds.
+func (c *Client) TransfersPeers(ctx context.Context) ([]string, error) {
+	var peers map[string]any
+	err := c.getJSON(ctx, "/transfers/peers", "", &peers)
+	names := make([]string, 0, len(peers))
+	for name := range peers {
+		names = append(names, name)
+	}
+	return names, err
+}
+
+// Transfer has the transfers accelerator send instances to a peer that has the plugin as well, and returns the job that does it.
+func (c *Client) Transfer(ctx context.Context, peer string, s Shipment) (string, error) {
+	type resource struct{ Level, ID string }
+	list := make([]resource, 0, len(s.Resources))
+	for _, id := range s.Resources {
+		if err := checkID("submit to /transfers/send", id); err != nil {
+			return "", err
+		}
+		list = append(list, resource{"Instance", id})
+	}
+	// A peer with RemoteSelf fetches by a job of its own, which this Orthanc does not know: the answer names none, and that is an error.
+	return c.makeJob(ctx, "/transfers/send", map[string]any{"Resources": list, "Compression": "gzip", "Peer": peer, "Priority": s.Priority})
+}
+
+// submit posts a request that makes a sending job, never twice.
+func (c *Client) submit(ctx context.Context, path string, s Shipment, request map[string]any) (string, error) {
+	for _, id := range s.Resources {
 		if err := checkID("submit to "+path, id); err != nil {
 			return "", err
 		}
 	}
-	if len(userData) > 0 {
-		s, err := c.known(ctx)
+	request["Resources"], request["Asynchronous"], request["Priority"] = s.Resources, true, s.Priority
+	if len(s.UserData) > 0 {
+		system, err := c.known(ctx)
 		if err != nil {
 			return "", err
 		}
-		if s.KeepsUserData() {
-			request["UserData"] = userData
+		if system.KeepsUserData() {
+			request["UserData"] = s.UserData
 		}
 	}
+	return c.makeJob(ctx, path, request)
+}
+
+func (c *Client) makeJob(ctx context.Context, path string, request map[string]any) (string, error) {
 	a, err := c.do(ctx, call{method: http.MethodPost, path: path, body: request})
 	if err != nil {
 		return "", err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"net/url"
+	"strconv"
 	"strings"
 )
 
@@ -11,6 +12,7 @@ import (
 type Peer struct {
 	URL      string `json:"Url"`
 	Username string
+	Timeout  int // seconds for one instance; 0 = Orthanc's HttpTimeout
 }
 
 // Peers returns the peers of Orthanc's configuration by name.
@@ -26,13 +28,25 @@ func (c *Client) PeerSystem(ctx context.Context, name string) (System, error) {
 	return c.systemAt(ctx, "/peers/"+url.PathEscape(name)+"/system")
 }
 
-// StoreToPeer has Orthanc send resources to a peer and returns the job that does it, which Job follows to its end. userData comes back
-// in the job where Orthanc keeps it (System.KeepsUserData). It is never repeated here: every success is one more job.
+// Shipment is what a job of Orthanc's shall send.
+type Shipment struct {
+	Resources []string          // instances, series or studies
+	Priority  int               // among Orthanc's jobs: higher goes first
+	UserData  map[string]string // comes back in the job where Orthanc keeps it (System.KeepsUserData)
+	Transcode string            // UID of a transfer syntax, "" = as stored; peers only
+	Commit    bool              // ask for storage commitment; modalities only
+}
+
+// StoreToPeer has Orthanc send resources to a peer and returns the job that does it, which Job follows to its end.
+// It is never repeated here: every success is one more job.
 //
 // A resource that is gone is a 404 up to Orthanc 1.12 and a 500 ("Internal error") since 1.13: ask for the instance to know.
-func (c *Client) StoreToPeer(ctx context.Context, peer string, resources []string, priority int, userData map[string]string) (string, error) {
-	request := map[string]any{"Resources": resources, "Asynchronous": true, "Permissive": false, "Priority": priority}
-	return c.submit(ctx, "/peers/"+url.PathEscape(peer)+"/store", resources, userData, request)
+func (c *Client) StoreToPeer(ctx context.Context, peer string, s Shipment) (string, error) {
+	request := map[string]any{"Permissive": false}
+	if s.Transcode != "" {
+		request["Transcode"] = s.Transcode
+	}
+	return c.submit(ctx, "/peers/"+url.PathEscape(peer)+"/store", s, request)
 }
 
 // The states of a job. Pending and Running go on by themselves; Paused waits for a person.
@@ -59,6 +73,19 @@ type Job struct {
 	CompletionTime   string            // empty until the end
 	UserData         map[string]string // what the submitter gave; empty when it was not an object of strings
 	Content          map[string]any
+}
+
+// Instances returns how many instances a sending job says it has to send; ok is false where it does not say.
+func (j Job) Instances() (n int, ok bool) {
+	switch v := j.Content["InstancesCount"].(type) {
+	case float64:
+		return int(v), true
+	case string: // the DICOMweb plugin's way
+		n, err := strconv.Atoi(v)
+		return n, err == nil
+	default:
+		return 0, false
+	}
 }
 
 // Ended says whether the job has come to its end, good or bad.

@@ -35,6 +35,17 @@ type Instance struct {
 	FileUUID string // of the stored file; an overwrite gives a new one
 }
 
+// IsCopy says whether Orthanc's modify or anonymise made the instance, and IsCopyOf of which one.
+func (i Instance) IsCopy() bool { return i.IsCopyOf() != "" }
+
+// IsCopyOf returns the identifier of the instance that this one was made from by modify or anonymise; "" when it is no copy.
+func (i Instance) IsCopyOf() string {
+	if from := i.Metadata["ModifiedFrom"]; from != "" {
+		return from
+	}
+	return i.Metadata["AnonymizedFrom"]
+}
+
 // ReceivedAt returns when Orthanc stored the instance, to the second. Orthanc writes ReceptionDate in UTC.
 func ReceivedAt(i Instance) (time.Time, error) {
 	t, err := ParseTime(i.Metadata["ReceptionDate"])
@@ -52,6 +63,7 @@ type Series struct {
 	Instances   []string
 	Labels      []string
 	Metadata    map[string]string
+	Stable      bool // nothing came for Orthanc's StableAge
 }
 
 // Study is one study. Its DICOM tags are left out: they are the patient's.
@@ -60,6 +72,7 @@ type Study struct {
 	Series   []string
 	Labels   []string
 	Metadata map[string]string
+	Stable   bool // nothing came for Orthanc's StableAge
 }
 
 type bulkAnswer struct {
@@ -73,6 +86,7 @@ type bulkAnswer struct {
 	Metadata      map[string]string
 	FileSize      int64
 	FileUUID      string `json:"FileUuid"`
+	IsStable      bool
 }
 
 // tags are main DICOM tags of one level that are texts. A sequence can be a main tag too, and is left out: Request Attributes
@@ -147,7 +161,7 @@ func (c *Client) SeriesMany(ctx context.Context, ids []string) ([]Series, error)
 	for _, a := range answers {
 		series = append(series, Series{
 			ID: a.ID, ParentStudy: a.ParentStudy, Modality: a.MainDicomTags["Modality"],
-			Instances: a.Instances, Labels: a.Labels, Metadata: a.Metadata,
+			Instances: a.Instances, Labels: a.Labels, Metadata: a.Metadata, Stable: a.IsStable,
 		})
 	}
 	return series, err
@@ -163,9 +177,34 @@ func (c *Client) Studies(ctx context.Context, ids []string) ([]Study, error) {
 	answers, err := c.bulkContent(ctx, "Study", ids)
 	studies := make([]Study, 0, len(answers))
 	for _, a := range answers {
-		studies = append(studies, Study{ID: a.ID, Series: a.Series, Labels: a.Labels, Metadata: a.Metadata})
+		studies = append(studies, Study{ID: a.ID, Series: a.Series, Labels: a.Labels, Metadata: a.Metadata, Stable: a.IsStable})
 	}
 	return studies, err
+}
+
+// Contents is what a series or a study holds.
+type Contents struct {
+	StudyID   string
+	Instances []string
+	Stable    bool // nothing came for Orthanc's StableAge, or Orthanc was restarted since: it keeps that in memory
+}
+
+// Contents returns what a series or study holds, in one request or two. An error for which IsNotFound holds says that it is not there.
+func (c *Client) Contents(ctx context.Context, level Level, id string) (Contents, error) {
+	if level == LevelSeries {
+		s, err := c.Series(ctx, id)
+		return Contents{StudyID: s.ParentStudy, Instances: s.Instances, Stable: s.Stable}, err
+	}
+	study, err := c.Study(ctx, id)
+	if err != nil {
+		return Contents{}, err
+	}
+	series, err := c.SeriesMany(ctx, study.Series)
+	out := Contents{StudyID: id, Stable: study.Stable}
+	for _, s := range series {
+		out.Instances = append(out.Instances, s.Instances...)
+	}
+	return out, err
 }
 
 // one takes the single element of a bulk answer; an empty one becomes the 404 that a request for the resource itself would be.

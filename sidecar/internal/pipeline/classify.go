@@ -13,6 +13,7 @@ import (
 	"github.com/riverqueue/river"
 
 	"imagingrouter/sidecar/internal/bodypart"
+	"imagingrouter/sidecar/internal/config"
 	"imagingrouter/sidecar/internal/intake"
 	"imagingrouter/sidecar/internal/jobs"
 	"imagingrouter/sidecar/internal/orthanc"
@@ -52,6 +53,9 @@ func (p *Pipeline) classify(ctx context.Context, job *river.Job[jobs.Classify], 
 	if err := p.wanted(ctx, inst); err != nil {
 		return err
 	}
+	if inst.IsCopy() && p.Copies == config.CopiesSkip {
+		return &ended{store.StateSkipped, "a copy made by modify or anonymise (intake.copies: skip)"}
+	}
 	md5, err := p.Orthanc.AttachmentMD5(ctx, inst.ID)
 	if err != nil {
 		return p.orMissing(ctx, inst.ID, err)
@@ -65,6 +69,13 @@ func (p *Pipeline) classify(ctx context.Context, job *river.Job[jobs.Classify], 
 		return err
 	}
 	detail := "this content already had a result"
+	if !known && inst.IsCopy() && p.Copies == config.CopiesInherit {
+		if result, known, err = p.inherited(ctx, inst); err != nil {
+			return err
+		}
+		result.ContentMD5 = md5
+		detail = "the result of instance " + inst.IsCopyOf() + ", from which Orthanc made this copy"
+	}
 	if !known {
 		if result, detail, err = p.look(ctx, job.Attempt, inst); err != nil {
 			return err
@@ -107,6 +118,20 @@ func (p *Pipeline) classify(ctx context.Context, job *river.Job[jobs.Classify], 
 	p.Log.Info().Str("instance", inst.ID).Str("class", string(result.Class)).Float64("confidence", result.Confidence).Bool("review", result.Review).
 		Bool("known", known).Int64("job", job.ID).Int("attempt", job.Attempt).Dur("took", time.Since(began)).Msg("classified")
 	return nil
+}
+
+// inherited returns the result of the instance that Orthanc made this copy from, where the router has one by the model that serves.
+func (p *Pipeline) inherited(ctx context.Context, inst orthanc.Instance) (bodypart.Result, bool, error) {
+	source, err := p.Store.Instance(ctx, inst.IsCopyOf())
+	if errors.Is(err, store.ErrUnknown) || err == nil && !source.HasResult() {
+		return bodypart.Result{}, false, nil
+	}
+	if err != nil {
+		return bodypart.Result{}, false, err
+	}
+	r, known, err := p.Store.Result(ctx, source.ID, source.ContentMD5, p.Classifier.Model().ID())
+	r.InstanceID, r.ClassifiedAt = inst.ID, time.Now().UTC()
+	return r, known, err
 }
 
 // enqueuePublish creates within tx the job that publishes, unless one waits or runs: that one notices at its end that it is late.

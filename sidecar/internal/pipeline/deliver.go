@@ -16,7 +16,7 @@ import (
 	"imagingrouter/sidecar/internal/store"
 )
 
-// Deliver brings one instance to one destination: through an asynchronous Orthanc job that it follows to its end, or by itself. What
+// Deliver brings a set of instances to one destination: through an asynchronous Orthanc job that it follows to its end, or by itself. What
 // failed is tried again, as a new job, until GiveUpAfter.
 func (p *Pipeline) Deliver(ctx context.Context, job *river.Job[jobs.Deliver]) (err error) {
 	d, err := p.Store.Delivery(ctx, job.Args.Delivery)
@@ -28,10 +28,10 @@ func (p *Pipeline) Deliver(ctx context.Context, job *river.Job[jobs.Deliver]) (e
 			err = p.undelivered(ctx, job, d, fmt.Errorf("panic: %s", panicText(v)))
 		}
 	}()
-	if !d.FinishedAt.IsZero() {
+	if !d.FinishedAt.IsZero() || d.State == store.DeliveryHeld || d.Job != 0 && d.Job != job.ID { // nothing to do, or another job does it
 		return p.Store.Tx(ctx, func(tx *sql.Tx) error { return jobs.Complete(ctx, tx, job) })
 	}
-	to := p.Destinations[d.Destination] // only configured destinations have a queue that is worked
+	to := p.Destinations[d.To()] // only configured destinations have a queue that is worked
 	if held, err := p.held(ctx, job, d); held || err != nil {
 		return err
 	}
@@ -40,34 +40,47 @@ func (p *Pipeline) Deliver(ctx context.Context, job *river.Job[jobs.Deliver]) (e
 			return jobs.Later(opens.Sub(now))
 		}
 	}
-	if overwritten, err := p.overwritten(ctx, d); err != nil {
+	parcel, why, err := p.pack(ctx, d, to)
+	switch {
+	case err != nil:
 		return p.undelivered(ctx, job, d, err)
-	} else if overwritten {
-		return p.finishDelivery(ctx, job, d, store.DeliveryGone, "overwritten: the new content goes where its own class belongs")
+	case len(parcel.Parts) == 0:
+		return p.finishDelivery(ctx, job, d, store.DeliveryGone, why)
 	}
-	err = p.send(ctx, d, to)
+	send := func() error { return p.send(ctx, parcel, to) }
+	if d.State == store.DeliverySent { // with Orthanc already: only its end is to be noted, whether the gate is open or not
+		err = send()
+	} else {
+		err = to.Gate.Pass(ctx, d.ID, send)
+	}
 	var snooze *rivertype.JobSnoozeError
 	switch {
 	case err == nil:
 		return p.finishDelivery(ctx, job, d, store.DeliveryDelivered, "")
+	case errors.Is(err, delivery.ErrClosed):
+		return jobs.Later(jitter(heldPause))
 	case errors.As(err, &snooze) || ctx.Err() != nil:
 		return err
-	case errors.Is(err, store.ErrFinished): // cancelled between the reading and the sending: nothing was sent
+	case errors.Is(err, store.ErrFinished): // cancelled or diverted between the reading and the sending: nothing was sent
 		return p.Store.Tx(ctx, func(tx *sql.Tx) error { return jobs.Complete(ctx, tx, job) })
 	}
 	return p.undelivered(ctx, job, d, err)
 }
 
-// held stops a delivery while the brake is on, and ends one that the brake held until it was too old to be forwarded.
+// held stops a delivery while the brake is on or its destination is paused, and ends one that the brake held until it was too old to be forwarded.
 func (p *Pipeline) held(ctx context.Context, job *river.Job[jobs.Deliver], d store.Delivery) (bool, error) {
+	if d.State == store.DeliverySent { // already with Orthanc: only its end is to be noted
+		return false, nil
+	}
 	state, err := p.Forwarding.State(ctx)
 	if err != nil {
 		return false, err
 	}
-	if d.State == store.DeliverySent { // already with Orthanc: only its end is to be noted
-		return false, nil
+	paused, err := p.Paused(ctx, d.To())
+	if err != nil {
+		return false, err
 	}
-	if !state.On {
+	if !state.On || paused.On {
 		return true, jobs.Later(jitter(heldPause))
 	}
 	if d.State != store.DeliveryPending {
@@ -86,79 +99,212 @@ func (p *Pipeline) held(ctx context.Context, job *river.Job[jobs.Deliver], d sto
 // also how long such a delivery may lag behind the release, so it is short: the paused queue holds it, not its sleep.
 const heldPause = 2 * time.Second
 
-// overwritten says whether Orthanc holds another content by now than the one that the rules have decided about.
-func (p *Pipeline) overwritten(ctx context.Context, d store.Delivery) (bool, error) {
-	if d.State != store.DeliveryPending {
-		return false, nil
+// pack returns the delivery with what it sends. What is no longer what the rules decided about is left out for good: an instance that was
+// deleted, or overwritten by another content, which goes where its own class belongs. why says so when nothing is left.
+func (p *Pipeline) pack(ctx context.Context, d store.Delivery, to delivery.Destination) (parcel delivery.Parcel, why string, err error) {
+	parcel = delivery.Parcel{Delivery: d, TransferSyntax: to.TransferSyntax, File: p.file(to)}
+	items, err := p.Store.Items(ctx, d.ID)
+	if err != nil {
+		return parcel, "", err
 	}
-	md5, err := p.Orthanc.AttachmentMD5(ctx, d.InstanceID)
-	return err == nil && md5 != d.ContentMD5, err
+	why = "nothing is left of it"
+	if d.State == store.DeliveryPending {
+		if items, why, err = p.stillThere(ctx, d, items); err != nil {
+			return parcel, "", err
+		}
+	}
+	for _, item := range items {
+		if item.Dropped != "" {
+			why = item.Dropped
+			continue
+		}
+		part, err := p.part(ctx, d, item)
+		if err != nil {
+			return parcel, "", err
+		}
+		parcel.Parts = append(parcel.Parts, part)
+	}
+	return parcel, why, nil
+}
+
+func (p *Pipeline) part(ctx context.Context, d store.Delivery, item store.Item) (delivery.Part, error) {
+	part := delivery.Part{Item: item}
+	row, err := p.Store.Instance(ctx, item.InstanceID)
+	if errors.Is(err, store.ErrUnknown) { // a report, a CT: it goes with its study
+		return part, nil
+	}
+	if err != nil {
+		return part, err
+	}
+	part.SeriesID, part.State = row.SeriesID, row.State
+	part.Result, part.Known, err = p.Store.Result(ctx, item.InstanceID, item.ContentMD5, row.Model)
+	if err == nil && !part.Known && d.Level == store.LevelInstance {
+		err = fmt.Errorf("the result of instance %s for this content is no longer kept", item.InstanceID)
+	}
+	return part, err
+}
+
+// The reasons why an instance of a delivery is not sent after all.
+const (
+	whyDeleted     = "deleted in Orthanc"
+	whyOverwritten = "overwritten: the new content goes where its own class belongs"
+)
+
+// stillThere compares what the delivery shall send with what Orthanc holds now, and drops what has changed.
+func (p *Pipeline) stillThere(ctx context.Context, d store.Delivery, items []store.Item) (left []store.Item, why string, err error) {
+	drop := func(item store.Item, reason string) error {
+		why = reason
+		return p.Store.DropItem(ctx, d.ID, item.InstanceID, reason)
+	}
+	var ids []string
+	for _, item := range items {
+		if item.Dropped == "" {
+			ids = append(ids, item.InstanceID)
+		}
+	}
+	present, err := p.there(ctx, ids)
+	if err != nil {
+		return nil, "", err
+	}
+	for _, item := range items {
+		inst, there := present[item.InstanceID]
+		switch {
+		case item.Dropped != "":
+			why = item.Dropped
+			continue
+		case !there:
+			err = drop(item, whyDeleted)
+		case inst.FileUUID == item.FileUUID:
+			left = append(left, item)
+		case item.ContentMD5 == "":
+			err = drop(item, whyOverwritten)
+		default: // stored again: perhaps the same
+			md5, asked := p.Orthanc.AttachmentMD5(ctx, item.InstanceID)
+			switch {
+			case asked != nil:
+				err = asked
+			case md5 != item.ContentMD5:
+				err = drop(item, whyOverwritten)
+			default:
+				left = append(left, item)
+			}
+		}
+		if err != nil {
+			return nil, "", err
+		}
+	}
+	return left, why, nil
+}
+
+// there returns what Orthanc holds of the instances; what it leaves out is asked for again after a pause, since one miss proves nothing.
+func (p *Pipeline) there(ctx context.Context, ids []string) (map[string]orthanc.Instance, error) {
+	present, err := p.presentIDs(ctx, ids)
+	if err != nil || len(present) == len(ids) {
+		return present, err
+	}
+	if _, err := p.Orthanc.System(ctx); err != nil {
+		return nil, err
+	}
+	select {
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case <-time.After(p.GonePause):
+	}
+	return p.presentIDs(ctx, ids)
+}
+
+// file returns how a destination's files are fetched: as they are stored, or in its transfer syntax, decoded by Orthanc.
+func (p *Pipeline) file(to delivery.Destination) func(ctx context.Context, instance string) ([]byte, error) {
+	return func(ctx context.Context, instance string) ([]byte, error) {
+		if to.TransferSyntax == "" {
+			return p.Orthanc.File(ctx, instance)
+		}
+		return p.Orthanc.FileTranscoded(ctx, instance, to.TransferSyntax)
+	}
 }
 
 // send takes the delivery from the state it is in to its arrival.
-func (p *Pipeline) send(ctx context.Context, d store.Delivery, to delivery.Destination) error {
+func (p *Pipeline) send(ctx context.Context, parcel delivery.Parcel, to delivery.Destination) error {
+	if err := p.mayTranscode(ctx, parcel); err != nil {
+		return err
+	}
 	switch kind := to.Kind.(type) {
 	case delivery.Carrier:
-		return p.sendByOrthanc(ctx, d, to, kind)
+		return p.sendByOrthanc(ctx, parcel, to, kind)
 	case delivery.Sender:
-		return p.sendOurselves(ctx, d, to, kind)
+		return p.sendOurselves(ctx, parcel, to, kind)
 	default:
 		return fmt.Errorf("destination %s: nothing sends to %v", to.Name, to.Kind)
 	}
 }
 
+// mayTranscode keeps a request from Orthanc that is known to kill it.
+func (p *Pipeline) mayTranscode(ctx context.Context, parcel delivery.Parcel) error {
+	if parcel.TransferSyntax == "" || parcel.State == store.DeliverySent {
+		return nil
+	}
+	list, err := p.Orthanc.Instances(ctx, parcel.Instances())
+	if err != nil {
+		return err
+	}
+	for _, i := range list {
+		stored := i.Metadata["TransferSyntax"]
+		if stored == parcel.TransferSyntax {
+			continue
+		}
+		if deadly, err := p.transcodingKills(ctx, stored); err != nil || deadly {
+			if err == nil {
+				err = fmt.Errorf("instance %s is JPEG 2000 (%s): this Orthanc's GDCM plugin is known to die from decoding it, so it is not asked to; use Orthanc 1.13 or leave transfer_syntax out", i.ID, stored)
+			}
+			return err
+		}
+	}
+	return nil
+}
+
 // sendByOrthanc hands the delivery to Orthanc as a job, unless Orthanc has one for it, and follows the job to its end.
-func (p *Pipeline) sendByOrthanc(ctx context.Context, d store.Delivery, to delivery.Destination, by delivery.Carrier) error {
-	if d.State == store.DeliverySubmitting {
-		id, found, err := p.Jobs.Find(ctx, d, by)
+func (p *Pipeline) sendByOrthanc(ctx context.Context, parcel delivery.Parcel, to delivery.Destination, by delivery.Carrier) error {
+	release, err := p.Jobs.Slot(ctx)
+	if err != nil {
+		return err
+	}
+	defer release()
+	if parcel.State == store.DeliverySubmitting {
+		id, found, err := p.Jobs.Find(ctx, parcel, by)
 		if err != nil {
 			return err
 		}
 		if found {
-			if err := p.Store.Sent(ctx, d.ID, id); err != nil {
+			if err := p.Store.Sent(ctx, parcel.ID, id); err != nil {
 				return err
 			}
-			d.State, d.OrthancJob = store.DeliverySent, id
+			parcel.State, parcel.OrthancJob = store.DeliverySent, id
 		}
 	}
-	if d.State != store.DeliverySent {
-		if err := p.Store.Submitting(ctx, d.ID); err != nil {
+	if parcel.State != store.DeliverySent {
+		if err := p.Store.Submitting(ctx, parcel.Delivery); err != nil {
 			return err
 		}
-		id, err := p.Jobs.Submit(ctx, d, by)
+		id, err := p.Jobs.Submit(ctx, parcel, by)
 		if err != nil {
 			return err
 		}
-		if err := p.Store.Sent(ctx, d.ID, id); err != nil {
+		if err := p.Store.Sent(ctx, parcel.ID, id); err != nil {
 			return err
 		}
-		d.OrthancJob = id
+		parcel.OrthancJob = id
 	}
-	return p.Jobs.Follow(ctx, d.OrthancJob, to.Timeout)
+	return p.Jobs.Follow(ctx, parcel, by, parcel.OrthancJob, to.Timeout)
 }
 
 // sendOurselves hands over without Orthanc. After a crash in between it is done again: the receiver knows the delivery's id.
-func (p *Pipeline) sendOurselves(ctx context.Context, d store.Delivery, to delivery.Destination, by delivery.Sender) error {
-	row, err := p.Store.Instance(ctx, d.InstanceID)
-	if err != nil {
-		return err
-	}
-	result, known, err := p.Store.Result(ctx, d.InstanceID, d.ContentMD5, row.Model)
-	if err != nil {
-		return err
-	}
-	if !known {
-		return fmt.Errorf("the result of instance %s for this content is no longer kept", d.InstanceID)
-	}
-	if err := p.Store.Submitting(ctx, d.ID); err != nil {
+func (p *Pipeline) sendOurselves(ctx context.Context, parcel delivery.Parcel, to delivery.Destination, by delivery.Sender) error {
+	if err := p.Store.Submitting(ctx, parcel.Delivery); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, to.Timeout)
 	defer cancel()
-	return by.Send(ctx, delivery.Parcel{
-		Delivery: d, StudyID: row.StudyID, SeriesID: row.SeriesID, Result: result,
-		File: func(ctx context.Context) ([]byte, error) { return p.Orthanc.File(ctx, d.InstanceID) },
-	})
+	return by.Send(ctx, parcel)
 }
 
 // undelivered gives a failed attempt its meaning. Where Orthanc did not answer, the delivery keeps its state, so that the next attempt
@@ -166,21 +312,15 @@ func (p *Pipeline) sendOurselves(ctx context.Context, d store.Delivery, to deliv
 func (p *Pipeline) undelivered(ctx context.Context, job *river.Job[jobs.Deliver], d store.Delivery, cause error) error {
 	p.Metrics.Retry(job.Kind)
 	if d.LastError != cause.Error() { // the same trouble is told once
-		p.trouble(ctx, job.JobRow, d.InstanceID, fmt.Errorf("delivery %s to %s: %w", d.ID, d.Destination, cause), "delivery not made yet")
+		p.Log.Warn().Err(cause).Str(d.Level.One(), d.ResourceID).Str("delivery", d.ID).Str("destination", d.To()).Int64("job", job.ID).Int("attempt", job.Attempt).Msg("delivery not made yet")
+		if err := p.tell(ctx, d, store.Event{Stage: job.Kind, Job: job.ID, Attempt: job.Attempt, Outcome: "error", Detail: fmt.Sprintf("%s %s %v", d.To(), d.ID, cause)}); err != nil {
+			return err
+		}
 	}
-	_, carried := p.Destinations[d.Destination].Kind.(delivery.Carrier)
+	_, carried := p.Destinations[d.To()].Kind.(delivery.Carrier)
 	open := errors.Is(cause, delivery.ErrUncertain) || carried && orthanc.IsUnreachable(cause)
 	if !open {
 		if err := p.Store.Unsent(ctx, d.ID, cause.Error()); err != nil {
-			return err
-		}
-		_, err := p.Orthanc.Instance(ctx, d.InstanceID)
-		if orthanc.IsNotFound(err) {
-			err = p.missing(ctx, d.InstanceID)
-			var e *ended
-			if errors.As(err, &e) {
-				return p.finishDelivery(ctx, job, d, store.DeliveryGone, e.reason)
-			}
 			return err
 		}
 	}
@@ -196,14 +336,51 @@ func (p *Pipeline) undelivered(ctx context.Context, job *river.Job[jobs.Deliver]
 	return cause
 }
 
+// Excused says of a failed attempt that it is not the destination's fault, for its gate.
+func (p *Pipeline) Excused(kind delivery.Kind) func(error) bool {
+	_, posts := kind.(*delivery.Webhook) // the one kind whose own errors look like those of an Orthanc that does not answer
+	return func(err error) bool {
+		return errors.Is(err, context.Canceled) || errors.Is(err, store.ErrFinished) || errors.Is(err, delivery.ErrUncertain) ||
+			errors.Is(err, delivery.ErrJobLost) || !posts && orthanc.IsUnreachable(err)
+	}
+}
+
+// tell adds a line to the story of every instance of a delivery.
+func (p *Pipeline) tell(ctx context.Context, d store.Delivery, e store.Event) error {
+	ids, err := p.itemIDs(ctx, d)
+	if err != nil {
+		return err
+	}
+	return p.Store.Tx(ctx, func(tx *sql.Tx) error { return p.Store.AddEventTo(ctx, tx, ids, e) })
+}
+
+func (p *Pipeline) itemIDs(ctx context.Context, d store.Delivery) ([]string, error) {
+	items, err := p.Store.Items(ctx, d.ID)
+	ids := make([]string, len(items))
+	for i, item := range items {
+		ids[i] = item.InstanceID
+	}
+	return ids, err
+}
+
 func (p *Pipeline) finishDelivery(ctx context.Context, job *river.Job[jobs.Deliver], d store.Delivery, state store.DeliveryState, reason string) error {
 	took := time.Since(d.CreatedAt)
-	err := p.Store.Tx(ctx, func(tx *sql.Tx) error {
+	ids, err := p.itemIDs(ctx, d)
+	if err != nil {
+		return err
+	}
+	detail := d.To() + " " + d.ID
+	if d.Level != store.LevelInstance {
+		detail += " with its " + d.Level.One()
+	}
+	if reason != "" {
+		detail += " " + reason
+	}
+	err = p.Store.Tx(ctx, func(tx *sql.Tx) error {
 		if err := p.Store.FinishDelivery(ctx, tx, d.ID, state, reason); err != nil {
 			return err
 		}
-		if err := p.Store.AddEvent(ctx, tx, store.Event{InstanceID: d.InstanceID, Stage: job.Kind, Job: job.ID, Attempt: job.Attempt,
-			Outcome: string(state), Detail: d.Destination + " " + d.ID + " " + reason, Took: took}); err != nil {
+		if err := p.Store.AddEventTo(ctx, tx, ids, store.Event{Stage: job.Kind, Job: job.ID, Attempt: job.Attempt, Outcome: string(state), Detail: detail, Took: took}); err != nil {
 			return err
 		}
 		return jobs.Complete(ctx, tx, job)
@@ -211,24 +388,20 @@ func (p *Pipeline) finishDelivery(ctx context.Context, job *river.Job[jobs.Deliv
 	if err != nil {
 		return err
 	}
-	p.Metrics.Delivered(d.Destination, string(state), took)
+	p.Metrics.Delivered(d.To(), string(state), took)
 	event := p.Log.Info()
 	if state != store.DeliveryDelivered {
 		event = p.Log.Error().Str("reason", reason)
 	}
-	event.Str("instance", d.InstanceID).Str("delivery", d.ID).Str("destination", d.Destination).Str("state", string(state)).
+	event.Str(d.Level.One(), d.ResourceID).Int("instances", len(ids)).Str("delivery", d.ID).Str("destination", d.To()).Str("state", string(state)).
 		Int64("job", job.ID).Int("attempt", job.Attempt).Dur("took", took).Msg("delivery ended")
 	return nil
 }
 
 // TakeUp mends, before the queue starts, what the last run left: work whose job was lost, deliveries to destinations that are no more,
-// and a brake that was pulled while the router was down.
+// and queues that have to be held from the first moment on.
 func (p *Pipeline) TakeUp(ctx context.Context) error {
-	state, err := p.Forwarding.State(ctx)
-	if err != nil {
-		return err
-	}
-	if err := errors.Join(p.dropUnknown(ctx), p.Queue.HoldDeliveries(ctx, !state.On)); err != nil {
+	if err := errors.Join(p.dropUnknown(ctx), p.hold(ctx)); err != nil {
 		return err
 	}
 	return p.Store.Tx(ctx, func(tx *sql.Tx) error {
@@ -240,24 +413,28 @@ func (p *Pipeline) TakeUp(ctx context.Context) error {
 // dropUnknown ends the open deliveries to destinations that the configuration no longer has, and forgets their jobs: no queue would ever
 // work them.
 func (p *Pipeline) dropUnknown(ctx context.Context) error {
-	open, err := p.Store.Deliveries(ctx, store.DeliveryFilter{States: []store.DeliveryState{store.DeliveryPending, store.DeliverySubmitting, store.DeliverySent}})
+	open, err := p.Store.Deliveries(ctx, store.DeliveryFilter{States: store.OpenDeliveries()})
 	if err != nil {
 		return err
 	}
 	for _, d := range open {
-		if _, configured := p.Destinations[d.Destination]; configured {
+		if _, configured := p.Destinations[d.To()]; configured {
 			continue
 		}
+		ids, err := p.itemIDs(ctx, d)
+		if err != nil {
+			return err
+		}
 		const reason = "the configuration no longer has this destination"
-		err := p.Store.Tx(ctx, func(tx *sql.Tx) error {
+		err = p.Store.Tx(ctx, func(tx *sql.Tx) error {
 			return errors.Join(p.Store.FinishDelivery(ctx, tx, d.ID, store.DeliveryFailed, reason), p.Queue.Forget(ctx, tx, d.Job),
-				p.Store.AddEvent(ctx, tx, store.Event{InstanceID: d.InstanceID, Stage: jobs.Deliver{}.Kind(), Job: d.Job, Outcome: string(store.DeliveryFailed), Detail: d.Destination + " " + d.ID + " " + reason}))
+				p.Store.AddEventTo(ctx, tx, ids, store.Event{Stage: jobs.Deliver{}.Kind(), Job: d.Job, Outcome: string(store.DeliveryFailed), Detail: d.To() + " " + d.ID + " " + reason}))
 		})
 		if err != nil {
 			return err
 		}
 		p.Metrics.Delivered("unknown", string(store.DeliveryFailed), 0)
-		p.Log.Error().Str("instance", d.InstanceID).Str("delivery", d.ID).Str("destination", d.Destination).Str("reason", reason).Msg("delivery ended")
+		p.Log.Error().Str(d.Level.One(), d.ResourceID).Str("delivery", d.ID).Str("destination", d.To()).Str("reason", reason).Msg("delivery ended")
 	}
 	return nil
 }

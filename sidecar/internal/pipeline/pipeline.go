@@ -1,4 +1,4 @@
-// Package pipeline wires the rooms together: what the three jobs do, in which order, and what an error of each step means. It holds
+// Package pipeline wires the rooms together: what the jobs do, in which order, and what an error of each step means. It holds
 // no logic of its own beyond that, and it never calls Orthanc inside a database transaction.
 package pipeline
 
@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"runtime"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -29,7 +30,7 @@ import (
 	"imagingrouter/sidecar/internal/store"
 )
 
-// Pipeline does the work of the three jobs. It implements jobs.Workers.
+// Pipeline does the work of the jobs. It implements jobs.Workers.
 type Pipeline struct {
 	Orthanc      *orthanc.Client
 	Store        *store.Store
@@ -49,13 +50,19 @@ type Pipeline struct {
 
 	RouteMaxAge  time.Duration // older instances are labelled, not forwarded
 	GiveUpAfter  time.Duration // a delivery that has not succeeded by then has failed
-	Copies       bool          // forward what Orthanc's modify and anonymise made
+	Quiet        time.Duration // a series or study is not complete while something came within it
+	Copies       string        // what becomes of what Orthanc's modify and anonymise made: config.CopiesClassify, …
+	Volume       *Volume
 	GonePause    time.Duration // between two 404 answers before an instance counts as deleted
 	Transcoder   bool          // let Orthanc decode what nothing here can
 	DecodeTries  int           // attempts when the machine, not the file, failed to decode
 	ReconnectGap time.Duration // first pause of a job while Orthanc cannot be reached; it grows with the outage
 
 	outage atomic.Int64 // since when Orthanc cannot be reached, Unix milliseconds; 0 while it can
+
+	gates       map[string]gateState // what RunGates saw last; TakeUp and RunGates alone touch it
+	gateChanged chan struct{}
+	changedOnce sync.Once
 }
 
 // longestGap is the longest pause of a job while Orthanc cannot be reached.

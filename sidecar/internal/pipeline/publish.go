@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -95,39 +96,77 @@ func (p *Pipeline) finishPublish(ctx context.Context, job *river.Job[jobs.Publis
 }
 
 // decision is what the rules say about one arrival; nil where they were not asked.
-type decision struct{ matches []rules.Match }
+type decision struct {
+	matches []rules.Match
+	waits   []rules.Whole // the rules that may send the instance's series or study when it is complete
+	file    string        // Orthanc's name of the stored file that was decided about
+}
 
-// route creates within tx the deliveries that the rules ask for, and notes that they have decided.
+// route creates within tx the deliveries that the rules ask for, begins the waits of those that send a whole series or study, and notes that
+// the rules have decided.
 func (p *Pipeline) route(ctx context.Context, tx *sql.Tx, row store.Instance, d *decision) error {
 	if d == nil {
 		return nil
 	}
 	for _, m := range d.matches {
 		for _, destination := range m.Destinations {
-			if err := p.addDelivery(ctx, tx, row, m, destination); err != nil {
+			plan := store.Delivery{Level: store.LevelInstance, ResourceID: row.ID, StudyID: row.StudyID, Destination: destination, Rule: m.Rule,
+				ReceivedAt: row.ReceivedAt, Priority: int(queuePriority[m.Priority]), NotBefore: m.NotBefore}
+			item := store.Item{InstanceID: row.ID, ContentMD5: row.ContentMD5, FileUUID: d.file}
+			if _, _, err := p.addDelivery(ctx, tx, plan, []store.Item{item}); err != nil {
 				return err
 			}
+		}
+	}
+	for _, rule := range d.waits {
+		if err := p.await(ctx, tx, row, rule); err != nil {
+			return err
 		}
 	}
 	return p.Store.SetRouted(ctx, tx, row.ID, row.Arrival())
 }
 
-// queuePriority says what a rule's priority is to the destination's queue.
-var queuePriority = map[rules.Priority]jobs.Priority{rules.High: jobs.High, rules.Normal: jobs.Normal, rules.Low: jobs.Low}
-
-func (p *Pipeline) addDelivery(ctx context.Context, tx *sql.Tx, row store.Instance, m rules.Match, destination string) error {
-	d, created, err := p.Store.AddDelivery(ctx, tx, store.Delivery{
-		InstanceID: row.ID, ContentMD5: row.ContentMD5, Destination: destination, Rule: m.Rule, ReceivedAt: row.ReceivedAt,
-		Priority: int(queuePriority[m.Priority]), NotBefore: m.NotBefore,
-	})
-	if err != nil || !created {
-		return err
-	}
-	job, err := p.Queue.Deliver(ctx, tx, d.ID, destination, jobs.Priority(d.Priority), d.NotBefore)
+// await begins, or prolongs, within tx the wait of a rule for the instance's series or study.
+func (p *Pipeline) await(ctx context.Context, tx *sql.Tx, row store.Instance, rule rules.Whole) error {
+	level := storeLevel(rule.Level)
+	resource := map[store.Level]string{store.LevelSeries: row.SeriesID, store.LevelStudy: row.StudyID}[level]
+	job, err := p.Store.Gather(ctx, tx, level, resource, row.StudyID, rule.Name)
 	if err != nil {
 		return err
 	}
-	return p.Store.SetDeliveryJob(ctx, tx, d.ID, job)
+	if job == 0 {
+		if job, err = p.Queue.Gather(ctx, tx, level, resource); err != nil {
+			return err
+		}
+	}
+	return p.Store.SetGatheringJob(ctx, tx, level, resource, job)
+}
+
+// queuePriority says what a rule's priority is to the destination's queue.
+var queuePriority = map[rules.Priority]jobs.Priority{rules.High: jobs.High, rules.Normal: jobs.Normal, rules.Low: jobs.Low}
+
+// addDelivery creates within tx a delivery of those of the items that the destination has not got, with its job, unless the volume brake holds it.
+func (p *Pipeline) addDelivery(ctx context.Context, tx *sql.Tx, plan store.Delivery, items []store.Item) (store.Delivery, bool, error) {
+	policy := p.Destinations[plan.Destination].Resend
+	left, err := p.Store.Uncovered(ctx, tx, plan.Destination, policy, items)
+	if err != nil || len(left) == 0 {
+		return plan, false, err
+	}
+	if plan.Reason, err = p.Volume.Hold(ctx, tx); err != nil {
+		return plan, false, err
+	}
+	if plan.Reason != "" {
+		plan.State = store.DeliveryHeld
+	}
+	d, created, err := p.Store.AddDelivery(ctx, tx, plan, policy, left)
+	if err != nil || !created || d.State == store.DeliveryHeld {
+		return d, created, err
+	}
+	job, err := p.Queue.Deliver(ctx, tx, d.ID, d.Destination, jobs.Priority(d.Priority), d.NotBefore)
+	if err != nil {
+		return d, created, err
+	}
+	return d, created, p.Store.SetDeliveryJob(ctx, tx, d.ID, job)
 }
 
 // routes returns where the rules send the result, and a sentence that says why there and not elsewhere.
@@ -137,8 +176,6 @@ func (p *Pipeline) routes(ctx context.Context, row store.Instance, inst orthanc.
 		return nil, "", err
 	}
 	age := time.Since(row.ReceivedAt)
-	_, modified := inst.Metadata["ModifiedFrom"]
-	_, anonymised := inst.Metadata["AnonymizedFrom"]
 	switch {
 	case !on:
 		return nil, "not forwarded: forwarding is off (pilot mode)", nil
@@ -148,15 +185,14 @@ func (p *Pipeline) routes(ctx context.Context, row store.Instance, inst orthanc.
 		return nil, fmt.Sprintf("not forwarded: received %s ago, route_max_age is %s", age.Round(time.Second), p.RouteMaxAge), nil
 	case row.Routed == row.Arrival() && row.Source != store.SourceCommand:
 		return nil, "the rules have decided about this file before", nil
-	case !p.Copies && (modified || anonymised):
-		return nil, "not forwarded: a copy made by modify or anonymise", nil
 	}
-	out := &decision{}
-	var words []string
-	verdicts, err := p.Rules.Set().Explain(ctx, facts.Source{Orthanc: p.Orthanc, Store: p.Store}.Of(row, &inst, r))
+	set := p.Rules.Set()
+	asked := facts.Source{Orthanc: p.Orthanc, Store: p.Store}.Of(row, &inst, r)
+	verdicts, err := set.Explain(ctx, asked)
 	if err != nil {
 		return nil, "", p.orMissing(ctx, row.ID, err)
 	}
+	var words []string
 	for _, v := range verdicts {
 		if v.Undecided { // the values are not told: they may be the patient's
 			p.Metrics.RuleFailed(v.Rule)
@@ -164,6 +200,7 @@ func (p *Pipeline) routes(ctx context.Context, row store.Instance, inst orthanc.
 			words = append(words, fmt.Sprintf("rule %q could not be evaluated", v.Rule))
 		}
 	}
+	out := &decision{file: inst.FileUUID}
 	for _, m := range rules.Matches(verdicts) {
 		kept := m
 		kept.Destinations = nil
@@ -179,7 +216,22 @@ func (p *Pipeline) routes(ctx context.Context, row store.Instance, inst orthanc.
 			}
 			words = append(words, word)
 		}
+		if kept.Priority == "" && len(kept.Destinations) > 0 { // the rule leaves it to the order's own priority
+			tags, err := asked.Tags(ctx)
+			if err != nil {
+				return nil, "", p.orMissing(ctx, row.ID, err)
+			}
+			kept.Priority = facts.Priority(tags)
+		}
 		out.matches = append(out.matches, kept)
+	}
+	for _, rule := range set.Wholes() {
+		at := slices.IndexFunc(verdicts, func(v rules.Verdict) bool { return v.Rule == rule.Name })
+		if v := verdicts[at]; !v.Matched && (v.Passed || !rule.MayChange && !r.Review) || asked.Copy && !rule.Copies {
+			continue
+		}
+		out.waits = append(out.waits, rule)
+		words = append(words, fmt.Sprintf("rule %q waits for the whole %s", rule.Name, rule.Level))
 	}
 	if len(words) == 0 {
 		return out, "no rule matched", nil

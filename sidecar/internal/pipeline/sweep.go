@@ -110,6 +110,10 @@ func (p *Pipeline) present(ctx context.Context, page []store.Instance) (map[stri
 	for i, row := range page {
 		ids[i] = row.ID
 	}
+	return p.presentIDs(ctx, ids)
+}
+
+func (p *Pipeline) presentIDs(ctx context.Context, ids []string) (map[string]orthanc.Instance, error) {
 	list, err := p.Orthanc.Instances(ctx, ids)
 	if err != nil {
 		return nil, err
@@ -155,30 +159,6 @@ func (p *Pipeline) RunSweeps(ctx context.Context, interval, age, keep time.Durat
 			if err != nil || n > 0 {
 				p.Log.Info().Err(err).Int64("instances", n).Dur("keep", keep).Msg("old stories forgotten")
 			}
-		}
-	}
-}
-
-// RunBrake pauses the queues of deliveries while forwarding is off, and resumes them, within a second of the command.
-func (p *Pipeline) RunBrake(ctx context.Context) {
-	var on, known bool
-	for {
-		state, err := p.Forwarding.State(ctx)
-		if err == nil && (!known || state.On != on) {
-			if err = p.Queue.HoldDeliveries(ctx, !state.On); err == nil {
-				if known || !state.On {
-					p.Log.Warn().Str("forwarding", state.String()).Msg("forwarding")
-				}
-				on, known = state.On, true
-			}
-		}
-		if err != nil && ctx.Err() == nil {
-			p.Log.Warn().Err(err).Msg("the forwarding switch could not be read")
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(time.Second):
 		}
 	}
 }

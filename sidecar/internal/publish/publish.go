@@ -210,6 +210,51 @@ func decide(wanted, current []string, ledger map[string]store.LabelState, marked
 	return p
 }
 
+// Verdict is what a person has decided about a study whose results are under review.
+type Verdict struct {
+	Reviewed bool           // the label that asks for the review was taken away
+	Class    bodypart.Class // the one class that a person has labelled the study with; "" when there is none, or several
+}
+
+// Verdict reads a person's decision about a study from its labels: they take the router's label for the review away, and set another class
+// where the router's is wrong. Where labels are not on studies, nobody can decide by them.
+func (p *Publisher) Verdict(ctx context.Context, study string) (Verdict, error) {
+	level := orthanc.LevelStudy
+	if !slices.Contains(p.Levels, level) {
+		return Verdict{}, nil
+	}
+	ledger, err := p.Store.Ledger(ctx, string(level), study)
+	if err != nil {
+		return Verdict{}, err
+	}
+	current, err := p.Orthanc.Labels(ctx, level, study)
+	if err != nil {
+		return Verdict{}, fmt.Errorf("read labels of study %s: %w", study, err)
+	}
+	_, marked, _, err := p.Orthanc.Metadata(ctx, level, study, p.Numbers.Marker)
+	if err != nil {
+		return Verdict{}, fmt.Errorf("read marker of study %s: %w", study, err)
+	}
+	return verdict(p.Prefix, current, ledger, marked), nil
+}
+
+func verdict(prefix string, current []string, ledger map[string]store.LabelState, marked bool) Verdict {
+	review := bodypart.ReviewLabel(prefix)
+	asked := ledger[review] == store.LabelWritten || ledger[review] == store.LabelRemovedByPerson
+	v := Verdict{Reviewed: marked && asked && !slices.Contains(current, review)}
+	for _, class := range bodypart.Classes() {
+		label := class.Label(prefix)
+		if _, ours := ledger[label]; ours || !slices.Contains(current, label) {
+			continue
+		}
+		if v.Class != "" {
+			return Verdict{Reviewed: v.Reviewed}
+		}
+		v.Class = class
+	}
+	return v
+}
+
 func sorted(ledger map[string]store.LabelState) []string {
 	labels := make([]string, 0, len(ledger))
 	for l := range ledger {

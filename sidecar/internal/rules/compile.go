@@ -16,7 +16,7 @@ import (
 // Place is a spot in the list of rules, counted from 0, so that the caller can name file, line and column.
 type Place struct {
 	Rule   int    // index in the list
-	Key    string // "name", "when", "to", "priority", "stop", "schedule.from", "schedule.to", "schedule.days", "schedule.zone"
+	Key    string // "name", "when", "to", "priority", "level", "wait_at_most", "on_timeout", "on_review", "stop", "schedule.from", "schedule.to", "schedule.days", "schedule.zone"
 	Item   int    // index in "to" and "schedule.days"
 	Line   int    // in "when": line of the expression, from 1
 	Column int    // in "when": column of that line in characters, from 1
@@ -104,6 +104,7 @@ func (c *compiler) rule(i int, rule Rule) (compiled, bool) {
 	c.name(i, rule)
 	c.when(i, rule, &r)
 	c.to(i, rule)
+	c.whole(i, rule)
 	c.turn(i, rule, &r)
 	return r, len(c.problems) == before
 }
@@ -137,11 +138,42 @@ func (c *compiler) to(i int, rule Rule) {
 	}
 }
 
+// choice checks a key that has a few words to choose from; leaving it out is always one.
+func choice[T ~string](c *compiler, i int, rule Rule, key string, value T, known ...T) {
+	if value == "" || slices.Contains(known, value) {
+		return
+	}
+	words := make([]string, len(known))
+	for k, w := range known {
+		words[k] = string(w)
+	}
+	c.fail(Place{Rule: i, Key: key}, rule, "unknown %s %q (known: %s)", key, string(value), strings.Join(words, ", "))
+}
+
+// whole checks what the rule sends, and how long it waits for it.
+func (c *compiler) whole(i int, rule Rule) {
+	choice(c, i, rule, "level", rule.Level, LevelInstance, LevelSeries, LevelStudy)
+	choice(c, i, rule, "on_timeout", rule.OnTimeout, TimeoutSend, TimeoutHold)
+	choice(c, i, rule, "on_review", rule.OnReview, ReviewHold, ReviewSend, ReviewSkip)
+	if rule.WaitAtMost < 0 {
+		c.fail(Place{Rule: i, Key: "wait_at_most"}, rule, "must not be negative (got %v)", rule.WaitAtMost)
+	}
+	if rule.Level.orInstance() != LevelInstance {
+		return
+	}
+	for _, k := range []struct {
+		key string
+		set bool
+	}{{"wait_at_most", rule.WaitAtMost != 0}, {"on_timeout", rule.OnTimeout != ""}, {"on_review", rule.OnReview != ""}} {
+		if k.set {
+			c.fail(Place{Rule: i, Key: k.key}, rule, "is of rules that wait: add \"level: study\" or \"level: series\"")
+		}
+	}
+}
+
 // turn checks when and in which order the rule's deliveries go.
 func (c *compiler) turn(i int, rule Rule, r *compiled) {
-	if known := []string{string(High), string(Normal), string(Low)}; rule.Priority != "" && !slices.Contains(known, string(rule.Priority)) {
-		c.fail(Place{Rule: i, Key: "priority"}, rule, "unknown priority %q (known: %s)", rule.Priority, strings.Join(known, ", "))
-	}
+	choice(c, i, rule, "priority", rule.Priority, High, Normal, Low)
 	if rule.Stop && rule.Fallback {
 		c.fail(Place{Rule: i, Key: "stop"}, rule, "a fallback has the last word already: leave \"stop\" out")
 	}

@@ -24,6 +24,7 @@ type Context struct {
 	Review        bool                       // (review) a person must look at the picture first
 	Agrees        bool                       // (agrees) BodyPartExamined names the body part that the class stands for
 	Now           time.Time                  // (now) zero is the time of the evaluation
+	Copy          bool                       // made by Orthanc's modify or anonymise: only rules that say so match it
 
 	Tags    func(context.Context) (Tags, error)    // (tags, tag_body_part, modality, station, age_years, age_known)
 	Arrival func(context.Context) (Arrival, error) // (remote_aet, called_aet, origin)

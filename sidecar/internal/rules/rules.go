@@ -18,11 +18,56 @@ type Rule struct {
 	Name     string   `yaml:"name"`     // unique; recorded with every delivery that the rule caused
 	When     string   `yaml:"when"`     // a CEL expression of type bool over the variables of Context
 	To       []string `yaml:"to"`       // names of destinations
-	Priority Priority `yaml:"priority"` // of the deliveries in their destination's queue; "" is normal
+	Priority Priority `yaml:"priority"` // of the deliveries in their destination's queue; "" is what the picture's own tags say, else normal
 	Schedule Schedule `yaml:"schedule"` // when the deliveries may go; the zero value is always
 	Stop     bool     `yaml:"stop"`     // when it matches, no later rule is looked at
 	Fallback bool     `yaml:"fallback"` // looked at last, and only when no other rule matched
+	Copies   bool     `yaml:"copies"`   // it may match what Orthanc's modify and anonymise made
+
+	Level      Level         `yaml:"level"`        // what is sent: "" is the instance
+	WaitAtMost time.Duration `yaml:"wait_at_most"` // of level series and study: how long to wait until it is complete; 0 is DefaultWait
+	OnTimeout  OnTimeout     `yaml:"on_timeout"`   // of level series and study: what then; "" is to send
+	OnReview   OnReview      `yaml:"on_review"`    // of level series and study: what becomes of one with a result under review; "" is to hold
 }
+
+// Level is what a rule sends.
+type Level string
+
+// The levels. A rule of level series or study decides when that is complete: nothing comes any more, and every instance is classified.
+const (
+	LevelInstance Level = "instance"
+	LevelSeries   Level = "series"
+	LevelStudy    Level = "study"
+)
+
+func (l Level) orInstance() Level {
+	if l == "" {
+		return LevelInstance
+	}
+	return l
+}
+
+// OnTimeout is what becomes of a series or study that is not complete after the longest wait.
+type OnTimeout string
+
+// The choices.
+const (
+	TimeoutSend OnTimeout = "send" // what is there goes; what comes later follows
+	TimeoutHold OnTimeout = "hold" // it waits for a person, or until it is complete after all
+)
+
+// OnReview is what becomes of a series or study in which a result is under review.
+type OnReview string
+
+// The choices.
+const (
+	ReviewHold OnReview = "hold" // it waits for the review
+	ReviewSend OnReview = "send" // it goes all the same, when the rule matches one of its other results
+	ReviewSkip OnReview = "skip" // it is not sent
+)
+
+// DefaultWait is how long a rule waits for a series or study that says nothing else.
+const DefaultWait = time.Hour
 
 // Priority orders the deliveries within one destination's queue.
 type Priority string
@@ -34,25 +79,20 @@ const (
 	Low    Priority = "low"
 )
 
-func (p Priority) orNormal() Priority {
-	if p == "" {
-		return Normal
-	}
-	return p
-}
-
 // Match is a rule that fired, with the destinations that no earlier rule had named.
 type Match struct {
 	Rule         string
 	Destinations []string
-	Priority     Priority
+	Priority     Priority  // "" where the rule leaves it to the picture's own tags
 	NotBefore    time.Time // when the rule's schedule opens; zero when it is open
 }
 
 // Verdict explains one rule's decision about one result.
 type Verdict struct {
 	Rule         string    `json:"rule"`
+	Level        Level     `json:"level"`
 	Matched      bool      `json:"matched"`
+	Passed       bool      `json:"passed,omitempty"`       // not looked at: an earlier rule had the last word, or it is a fallback
 	Undecided    bool      `json:"undecided,omitempty"`    // the expression failed on this picture's values: counts as no match
 	Destinations []string  `json:"destinations,omitempty"` // what this rule added; empty when earlier rules named all of them
 	Priority     Priority  `json:"priority,omitempty"`     // of a rule that matched
@@ -109,6 +149,39 @@ func (s *Set) Len() int {
 	return len(s.rules)
 }
 
+// Whole is a rule that sends a series or study as one.
+type Whole struct {
+	Rule
+	// MayChange says that the verdict about an instance can differ when the study is complete: the expression asks about the study.
+	MayChange bool
+}
+
+// Wholes returns the rules of level series and study, with their defaults filled in.
+func (s *Set) Wholes() []Whole {
+	if s == nil {
+		return nil
+	}
+	var list []Whole
+	for _, r := range s.rules {
+		if r.Level.orInstance() == LevelInstance {
+			continue
+		}
+		w := Whole{Rule: r.Rule, MayChange: r.mention[varStudyClasses] || r.mention[varStudyInstances]}
+		w.To = slices.Clone(r.To)
+		if w.WaitAtMost == 0 {
+			w.WaitAtMost = DefaultWait
+		}
+		if w.OnTimeout == "" {
+			w.OnTimeout = TimeoutSend
+		}
+		if w.OnReview == "" {
+			w.OnReview = ReviewHold
+		}
+		list = append(list, w)
+	}
+	return list
+}
+
 // Opens returns when a delivery that the named rule caused may go: at itself, or when the rule's schedule opens next. A rule that does
 // not exist (any more) has no schedule.
 func (s *Set) Opens(rule string, at time.Time) time.Time {
@@ -134,11 +207,11 @@ func (s *Set) Evaluate(ctx context.Context, c Context) ([]Match, error) {
 	return Matches(verdicts), nil
 }
 
-// Matches returns the matches among verdicts.
+// Matches returns the matches of rules that send the instance by itself. What sends its series or study waits for that.
 func Matches(verdicts []Verdict) []Match {
 	var matches []Match
 	for _, v := range verdicts {
-		if v.Matched && len(v.Destinations) > 0 {
+		if v.Matched && v.Level == LevelInstance && len(v.Destinations) > 0 {
 			matches = append(matches, Match{Rule: v.Rule, Destinations: v.Destinations, Priority: v.Priority, NotBefore: v.NotBefore})
 		}
 	}
@@ -155,7 +228,7 @@ func (s *Set) Explain(ctx context.Context, c Context) ([]Verdict, error) {
 	}
 	seen := newFacts(ctx, c)
 	verdicts := make([]Verdict, len(s.rules))
-	taken := map[string]bool{}
+	taken := map[Level]map[string]bool{LevelInstance: {}, LevelSeries: {}, LevelStudy: {}} // a rule that waits takes nothing from one that does not
 	matched, stopped := "", ""
 	for _, fallback := range []bool{false, true} {
 		for i, r := range s.rules {
@@ -163,13 +236,13 @@ func (s *Set) Explain(ctx context.Context, c Context) ([]Verdict, error) {
 				continue
 			}
 			v := &verdicts[i]
-			v.Rule = r.Name
+			v.Rule, v.Level = r.Name, r.Level.orInstance()
 			switch {
 			case stopped != "":
-				v.Why = fmt.Sprintf("not looked at: rule %q has the last word (stop)", stopped)
+				v.Passed, v.Why = true, fmt.Sprintf("not looked at: rule %q has the last word (stop)", stopped)
 				continue
 			case fallback && matched != "":
-				v.Why = fmt.Sprintf("not looked at: a fallback, and rule %q matched", matched)
+				v.Passed, v.Why = true, fmt.Sprintf("not looked at: a fallback, and rule %q matched", matched)
 				continue
 			}
 			if err := r.decide(seen, v); err != nil {
@@ -184,7 +257,7 @@ func (s *Set) Explain(ctx context.Context, c Context) ([]Verdict, error) {
 			if r.Stop {
 				stopped = r.Name
 			}
-			r.match(v, c.Now, taken)
+			r.match(v, c.Now, taken[v.Level])
 		}
 	}
 	return verdicts, nil
@@ -202,7 +275,7 @@ func (r compiled) match(v *Verdict, now time.Time, taken map[string]bool) {
 		v.Why += "; earlier rules already name its destinations"
 		return
 	}
-	v.Priority = r.Priority.orNormal()
+	v.Priority = r.Priority
 	if opens := r.schedule.opens(now); opens.After(now) {
 		v.NotBefore = opens
 	}
@@ -211,8 +284,12 @@ func (r compiled) match(v *Verdict, now time.Time, taken map[string]bool) {
 // decide evaluates the rule's expression. Its error is that of a fact, never of the expression: a rule that cannot be decided sends
 // nothing, since a picture too few is found in the archive, and one too many is not.
 func (r compiled) decide(f *facts, v *Verdict) error {
-	if f.c.Review && !r.mention[varReview] {
+	switch {
+	case f.c.Review && !r.mention[varReview]:
 		v.Why = "the result is under review, and the rule does not mention review"
+		return nil
+	case f.c.Copy && !r.Copies:
+		v.Why = "a copy made by modify or anonymise, and the rule does not say copies: true"
 		return nil
 	}
 	out, _, err := r.program.Eval(f)

@@ -166,10 +166,11 @@ func (s *Store) Prune(ctx context.Context, before time.Time) (int64, error) {
 	err := s.Tx(ctx, func(tx *sql.Tx) error {
 		const forgotten = "CREATE TEMP TABLE IF NOT EXISTS forgotten (id TEXT PRIMARY KEY, series_id TEXT, study_id TEXT)"
 		const choose = `INSERT INTO forgotten SELECT id, series_id, study_id FROM instance i WHERE finished_at > 0 AND finished_at < ? AND done = due
-			AND NOT EXISTS (SELECT 1 FROM delivery d WHERE d.instance_id = i.id AND d.finished_at = 0)
+			AND NOT EXISTS (SELECT 1 FROM delivery_item t JOIN delivery d ON d.id = t.delivery_id WHERE t.instance_id = i.id AND d.finished_at = 0)
+			AND (study_id = '' OR NOT EXISTS (SELECT 1 FROM gathering g WHERE g.study_id = i.study_id AND g.state IN ('waiting', 'held')))
 			AND (study_id = '' OR NOT EXISTS (SELECT 1 FROM instance o WHERE o.study_id = i.study_id
 				AND (o.finished_at = 0 OR o.finished_at >= ? OR o.done < o.due
-					OR EXISTS (SELECT 1 FROM delivery d WHERE d.instance_id = o.id AND d.finished_at = 0))))`
+					OR EXISTS (SELECT 1 FROM delivery_item t JOIN delivery d ON d.id = t.delivery_id WHERE t.instance_id = o.id AND d.finished_at = 0))))`
 		steps := []struct {
 			query string
 			args  []any
@@ -179,7 +180,14 @@ func (s *Store) Prune(ctx context.Context, before time.Time) (int64, error) {
 				OR level = 'series' AND resource_id IN (SELECT series_id FROM forgotten) OR level = 'instances' AND resource_id IN (SELECT id FROM forgotten))`, nil},
 			{"DELETE FROM event WHERE instance_id IN (SELECT id FROM forgotten)", nil},
 			{"DELETE FROM result WHERE instance_id IN (SELECT id FROM forgotten)", nil},
-			{"DELETE FROM delivery WHERE instance_id IN (SELECT id FROM forgotten)", nil},
+			// A delivery goes when none of the instances that it holds is known any more; what a study held beside X-rays goes with it.
+			{`CREATE TEMP TABLE IF NOT EXISTS forgotten_delivery (id TEXT PRIMARY KEY)`, nil}, {"DELETE FROM forgotten_delivery", nil},
+			{`INSERT INTO forgotten_delivery SELECT DISTINCT t.delivery_id FROM delivery_item t JOIN forgotten f ON f.id = t.instance_id
+				WHERE NOT EXISTS (SELECT 1 FROM delivery_item o JOIN instance i ON i.id = o.instance_id
+					WHERE o.delivery_id = t.delivery_id AND i.id NOT IN (SELECT id FROM forgotten))`, nil},
+			{"DELETE FROM delivery_item WHERE delivery_id IN (SELECT id FROM forgotten_delivery)", nil},
+			{"DELETE FROM delivery WHERE id IN (SELECT id FROM forgotten_delivery)", nil},
+			{"DELETE FROM gathering WHERE study_id IN (SELECT study_id FROM forgotten WHERE study_id <> '')", nil},
 		}
 		for _, step := range steps {
 			if _, err := tx.ExecContext(ctx, step.query, step.args...); err != nil {

@@ -148,6 +148,9 @@ func (s *Store) migrate(ctx context.Context) error {
 // SettingHookHeard is the setting whose time of change says when Orthanc's hook was last heard, to the minute.
 const SettingHookHeard = "hook_heard"
 
+// SettingVolumeBrake is the setting that says that the volume brake holds, and why; "" after a person has released it.
+const SettingVolumeBrake = "volume_brake"
+
 // Setting returns a setting's value and when it was changed; ok is false when it was never set.
 func (s *Store) Setting(ctx context.Context, name string) (value string, changed time.Time, ok bool, err error) {
 	var at int64
@@ -163,7 +166,18 @@ func (s *Store) Setting(ctx context.Context, name string) (value string, changed
 
 // SetSetting writes a setting.
 func (s *Store) SetSetting(ctx context.Context, name, value string) error {
-	_, err := s.write.ExecContext(ctx, `INSERT INTO setting (name, value, changed_at) VALUES (?, ?, ?)
+	return s.setSetting(ctx, s.write, name, value)
+}
+
+// SetSettingIn writes a setting within tx.
+func (s *Store) SetSettingIn(ctx context.Context, tx *sql.Tx, name, value string) error {
+	return s.setSetting(ctx, tx, name, value)
+}
+
+func (s *Store) setSetting(ctx context.Context, to interface {
+	ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error)
+}, name, value string) error {
+	_, err := to.ExecContext(ctx, `INSERT INTO setting (name, value, changed_at) VALUES (?, ?, ?)
 		ON CONFLICT (name) DO UPDATE SET value = excluded.value, changed_at = excluded.changed_at`, name, value, s.millis())
 	if err != nil {
 		return fmt.Errorf("write setting %s: %w", name, err)
