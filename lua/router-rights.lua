@@ -26,7 +26,7 @@ local settings = {
   -- The metadata it may write and delete (publish.metadata). IMAGING_ROUTER_METADATA
   metadata = '5110,5111,5113',
 
-  -- The kinds of destination it may send to: peers, modalities, dicomweb. IMAGING_ROUTER_SENDS_TO
+  -- The kinds of destination it may send to: peers, modalities, dicomweb, transfers. IMAGING_ROUTER_SENDS_TO
   sends_to = 'peers,modalities,dicomweb',
 }
 
@@ -47,6 +47,7 @@ local words = {
   ['<number>'] = '[0-9]+',
   ['<name>'] = '[%w_][%w_.%-]*', -- of a peer, a modality, a server, a plugin
   ['<label>'] = '[%w_%-]+',
+  ['<uid>'] = '[0-9.]+',
 }
 
 local allowed = { GET = {}, POST = {}, PUT = {}, DELETE = {} }
@@ -98,13 +99,21 @@ local sending = {
   peers = { '/peers/<name>/store' },
   modalities = { '/modalities/<name>/store', '/modalities/<name>/echo' },
   dicomweb = { '/dicom-web/servers/<name>/stow' },
+  transfers = { '/transfers/send' },
+}
+local asking = {
+  modalities = { '/storage-commitment/<uid>' }, -- what a modality has committed itself to keep
+  transfers = { '/transfers/peers' },
 }
 for kind in string.gmatch(settings.sends_to, '%a+') do
   if sending[kind] == nil then
-    print('imaging router: IMAGING_ROUTER_SENDS_TO names ' .. kind .. ', which is none of peers, modalities, dicomweb')
+    print('imaging router: IMAGING_ROUTER_SENDS_TO names ' .. kind .. ', which is none of peers, modalities, dicomweb, transfers')
   end
   for _, path in ipairs(sending[kind] or {}) do
     allow('POST', path)
+  end
+  for _, path in ipairs(asking[kind] or {}) do
+    allow('GET', path)
   end
 end
 

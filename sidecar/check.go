@@ -8,15 +8,19 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"strconv"
 	"strings"
 	"time"
 
+	"github.com/rs/zerolog"
 	"github.com/spf13/cobra"
 
 	"imagingrouter/sidecar/internal/classifier"
 	"imagingrouter/sidecar/internal/config"
 	"imagingrouter/sidecar/internal/orthanc"
+	"imagingrouter/sidecar/internal/pipeline"
+	"imagingrouter/sidecar/internal/store"
 )
 
 func newCheckCommand() *cobra.Command {
@@ -124,15 +128,30 @@ func (r *checks) orthanc(ctx context.Context, c *config.Config) {
 		r.ok("labels", "prefix "+c.Publish.LabelPrefix+", on "+strings.Join(c.Publish.LabelLevels, " and "))
 	}
 	r.metadata(c, system)
-	if system.ConcurrentJobs > 0 && system.ConcurrentJobs <= 2 && len(c.Destinations) > 0 {
-		r.warn("jobs", fmt.Sprintf("Orthanc works on %d jobs at a time (ConcurrentJobs): one hanging destination can hold all sending", system.ConcurrentJobs), "set ConcurrentJobs to 8 and JobsHistorySize to 1000")
-	}
+	r.jobs(c, system)
 	if last, err := client.LastChange(ctx); err != nil {
 		r.wrong("changes", err.Error(), "the router's account must be allowed to GET /changes")
 	} else {
 		r.ok("changes", fmt.Sprintf("readable, the last is %d", last))
 	}
 	r.destinations(ctx, c, client)
+}
+
+// jobs compares how many jobs Orthanc works on at a time with what the router takes for granted.
+func (r *checks) jobs(c *config.Config, system orthanc.System) {
+	const mend = "set ConcurrentJobs to 8 and JobsHistorySize to 1000 in Orthanc's configuration"
+	says, configured := system.ConcurrentJobs, c.Orthanc.ConcurrentJobs
+	switch {
+	case len(c.Destinations) == 0:
+	case says > 0 && configured > says:
+		r.wrong("jobs", fmt.Sprintf("orthanc.concurrent_jobs is %d, and Orthanc works on %d jobs at a time: the router would take all of them", configured, says), "remove orthanc.concurrent_jobs: this Orthanc says it itself")
+	case says > 0 && says <= 2:
+		r.warn("jobs", fmt.Sprintf("Orthanc works on %d jobs at a time (ConcurrentJobs), of which the router takes %d: one hanging destination can hold all sending", says, max(1, says-1)), mend)
+	case says == 0 && configured == 0:
+		r.warn("jobs", "this Orthanc does not say on how many jobs it works at a time (ConcurrentJobs); the router takes its default, 2, for granted and sends one thing at a time, to whatever destination", mend+", and orthanc.concurrent_jobs to 8 here")
+	default:
+		r.ok("jobs", fmt.Sprintf("Orthanc works on %d at a time, of which the router takes at most %d", max(says, configured), max(1, max(says, configured)-1)))
+	}
 }
 
 func (r *checks) metadata(c *config.Config, system orthanc.System) {
@@ -176,7 +195,9 @@ func (r *checks) destinations(ctx context.Context, c *config.Config, client *ort
 			continue
 		}
 		r.ok("destination", fmt.Sprintf("%s (%s): %s", d.Name, kind, found))
+		r.timeout(ctx, d, client)
 	}
+	r.traffic(ctx, c)
 	if !c.Forwarding.Enabled {
 		r.warn("forwarding", "off by configuration (pilot mode): labels only", "set forwarding.enabled: true when the labels have convinced you")
 	} else {
@@ -241,5 +262,68 @@ func (r *checks) hookHeard(c *config.Config) {
 	default:
 		r.warn("hook in Orthanc", "never heard: the follower of /changes will do, about a second slower",
 			"add lua/on-stored-instance.lua to Orthanc's LuaScripts with IMAGING_ROUTER_URL and the token, and send one X-ray")
+	}
+}
+
+// longTimeout is how long a destination that hangs may hold one of Orthanc's jobs before check says a word.
+const longTimeout = 60
+
+// timeout warns of a peer or modality that may hang for long: Orthanc cannot end a job that hangs in a call before that call's own time-out.
+func (r *checks) timeout(ctx context.Context, d config.Destination, client *orthanc.Client) {
+	var seconds int
+	var where string
+	switch {
+	case d.Peer != "" || d.Transfers != "":
+		peers, err := client.Peers(ctx)
+		if err != nil {
+			return // Check has just asked the same, and it was well
+		}
+		seconds, where = peers[d.Peer+d.Transfers].Timeout, "OrthancPeers"
+	case d.Modality != "":
+		modalities, err := client.Modalities(ctx)
+		if err != nil {
+			return
+		}
+		seconds, where = modalities[d.Modality].Timeout, "DicomModalities"
+	default:
+		return
+	}
+	if seconds > longTimeout {
+		r.warn("destination", fmt.Sprintf("%s: Orthanc waits up to %d s for it (Timeout), and a job that hangs in a call is not ended before", d.Name, seconds), "set its Timeout in "+where+" to 30 or less")
+	}
+}
+
+// traffic says what a person has paused, and what waits for one.
+func (r *checks) traffic(ctx context.Context, c *config.Config) {
+	if _, err := os.Stat(c.Database.Path); err != nil {
+		return // there is no database before the first start
+	}
+	s, err := store.Open(ctx, c.Database.Path)
+	if err != nil {
+		r.warn("deliveries", err.Error(), "")
+		return
+	}
+	defer func() { _ = s.Close() }()
+	for _, name := range c.DestinationNames() {
+		if paused, err := pipeline.PausedIn(ctx, s, name); err == nil && paused.On {
+			r.warn("deliveries", fmt.Sprintf("%s is paused since %s", name, clock(paused.Since)), "imaging-router deliveries resume "+name)
+		}
+	}
+	if reason, since, err := newVolume(c, s, zerolog.Nop()).Held(ctx); err == nil && reason != "" {
+		r.wrong("deliveries", fmt.Sprintf("since %s: %s", clock(since), reason), "find out why there are so many (imaging-router deliveries list --state held), then release or cancel them")
+	}
+	waiting, err := s.Waiting(ctx, 0)
+	if err != nil {
+		r.warn("deliveries", err.Error(), "")
+		return
+	}
+	held := 0
+	for _, g := range waiting {
+		if g.State == store.GatheringHeld {
+			held++
+		}
+	}
+	if held > 0 {
+		r.warn("deliveries", fmt.Sprintf("%d series or studies are held for a person", held), "imaging-router deliveries list says which and why")
 	}
 }

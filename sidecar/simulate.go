@@ -131,7 +131,7 @@ type routes struct {
 func routesOf(c *config.Config) *routes {
 	r := &routes{rules: c.Rules, destinations: map[string]delivery.Destination{}}
 	for _, d := range c.Destinations {
-		r.destinations[d.Name] = delivery.Destination{Name: d.Name, FromUsernames: d.FromUsernames, FromAETs: d.FromAETs}
+		r.destinations[d.Name] = delivery.Destination{Name: d.Name, FromUsernames: d.FromUsernames, FromAETs: d.FromAETs, FromOrigins: d.FromOrigins}
 	}
 	return r
 }
@@ -141,7 +141,7 @@ type routed struct {
 	Rules    []rules.Verdict `json:"rules"`
 	SendTo   []string        `json:"send_to"`
 	NotBack  []string        `json:"not_sent_back_to,omitempty"` // it came from there
-	decision string          // of SendTo alone, for comparing
+	decision string          // where to, and alone or with its study: for comparing
 }
 
 func (r *routes) of(ctx context.Context, s subject) (routed, error) {
@@ -150,10 +150,11 @@ func (r *routes) of(ctx context.Context, s subject) (routed, error) {
 	if err != nil {
 		return out, err
 	}
+	var decision []string
 	for _, v := range verdicts {
 		for _, name := range v.Destinations {
 			d := r.destinations[name]
-			if s.instance != nil && len(d.FromUsernames)+len(d.FromAETs) > 0 {
+			if s.instance != nil && len(d.FromUsernames)+len(d.FromAETs)+len(d.FromOrigins) > 0 {
 				inst, err := s.instance(ctx)
 				if err != nil {
 					return out, err
@@ -164,10 +165,13 @@ func (r *routes) of(ctx context.Context, s subject) (routed, error) {
 				}
 			}
 			out.SendTo = append(out.SendTo, name)
+			decision = append(decision, name+" as "+string(v.Level))
 		}
 	}
+	slices.Sort(decision)
+	out.decision = strings.Join(decision, " ")
 	slices.Sort(out.SendTo)
-	out.decision = strings.Join(out.SendTo, " ")
+	out.SendTo = slices.Compact(out.SendTo) // alone and with its study
 	return out, nil
 }
 

@@ -95,6 +95,9 @@ func one(b *strings.Builder, word string, r routed) {
 // turn says when and in which order a rule's deliveries would go, where that is out of the ordinary.
 func turn(v rules.Verdict) string {
 	var parts []string
+	if v.Matched && v.Level != rules.LevelInstance {
+		parts = append(parts, "the whole "+string(v.Level)+", when it is complete")
+	}
 	if v.Priority != "" && v.Priority != rules.Normal {
 		parts = append(parts, string(v.Priority)+" priority")
 	}

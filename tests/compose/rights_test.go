@@ -141,6 +141,9 @@ func TestTheRoutersAccountMayNotDoWhatItDoesNotNeed(t *testing.T) {
 			{"POST", "/modalities/m/query", "{}"},
 			{"POST", "/modalities/m/move", "{}"},
 			{"POST", "/modalities/m/get", "{}"},
+			{"POST", "/storage-commitment/2.25.1/remove", ""}, // would delete what the modality has committed itself to keep
+			{"POST", "/modalities/m/storage-commitment", "{}"},
+			{"POST", "/transfers/send", "{}"}, // until IMAGING_ROUTER_SENDS_TO names transfers
 			{"PUT", "/dicom-web/servers/evil", "{}"},
 			{"POST", "/dicom-web/servers/s/get", "{}"},
 			{"POST", "/dicom-web/studies", ""},
@@ -240,7 +243,7 @@ func TestTricksWithPaths(t *testing.T) {
 
 func TestSettingsOfTheRights(t *testing.T) {
 	orthanctest.Each(t, func(t *testing.T, version string) {
-		env := []string{"IMAGING_ROUTER_ACCOUNT=" + nurseUser, "IMAGING_ROUTER_LABEL_PREFIX=a.b-", "IMAGING_ROUTER_METADATA=6000 6001", "IMAGING_ROUTER_SENDS_TO=peers"}
+		env := []string{"IMAGING_ROUTER_ACCOUNT=" + nurseUser, "IMAGING_ROUTER_LABEL_PREFIX=a.b-", "IMAGING_ROUTER_METADATA=6000 6001", "IMAGING_ROUTER_SENDS_TO=peers,transfers"}
 		s := guarded(t, version, nil, env)
 		_, study := stored(t, s)
 		for _, tt := range []struct {
@@ -257,6 +260,9 @@ func TestSettingsOfTheRights(t *testing.T) {
 			{nurseUser, "POST", "/peers/x/store", false},
 			{nurseUser, "POST", "/modalities/x/store", true},
 			{nurseUser, "POST", "/dicom-web/servers/x/stow", true},
+			{nurseUser, "GET", "/storage-commitment/2.25.1", true},
+			{nurseUser, "POST", "/transfers/send", false},
+			{nurseUser, "GET", "/transfers/peers", false},
 		} {
 			status := ask(t, s, tt.user, tt.method, tt.path, "x")
 			require.Equal(t, tt.refused, status == http.StatusForbidden, "%s %s by %s: HTTP %d", tt.method, tt.path, tt.user, status)

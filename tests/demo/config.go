@@ -77,7 +77,7 @@ func (c *scene) writeConfig(port int, model string, drawn bool) error {
 	slices.Sort(sop)
 	q := strconv.Quote
 	var b strings.Builder
-	fmt.Fprintf(&b, "orthanc:\n  url: %s\n  username: %s\n  password_file: %s\n", c.archive.URL, routerUser, q(c.secretFile("orthanc_password")))
+	fmt.Fprintf(&b, "orthanc:\n  url: %s\n  username: %s\n  password_file: %s\n  concurrent_jobs: 8\n", c.archive.URL, routerUser, q(c.secretFile("orthanc_password")))
 	fmt.Fprintf(&b, "server:\n  listen: 127.0.0.1:%d\n  hook_token_file: %s\n  metrics_open: true\n", port, q(c.secretFile("hook_token")))
 	fmt.Fprintf(&b, "database:\n  path: %s\n", q(filepath.Join(c.dir, "router.db")))
 	fmt.Fprintf(&b, "intake:\n  sop_classes: [%s]\n", strings.Join(sop, ", "))

@@ -92,6 +92,7 @@ func newWorld(t *testing.T, version string, p plan) *world {
 
 func usual(p plan) routertest.Settings {
 	s := routertest.Settings{
+		"orthanc":    routertest.Settings{"concurrent_jobs": 8}, // Orthanc 1.12 does not say it
 		"intake":     routertest.Settings{"poll_interval": "200ms"},
 		"model":      routertest.Settings{"thresholds": map[string]float64{"abdominal": 0, "adult_chest": 0, "pediatric_chest": 0, "spine": 0, "others": 0}},
 		"jobs":       routertest.Settings{"backoff_max": "2s"},

@@ -59,6 +59,7 @@ func (c Config) json(version string) ([]byte, error) {
 		"RegisteredUsers":       c.Users,
 		"LuaScripts":            lua,
 		"JobsHistorySize":       1000,
+		"ConcurrentJobs":        8,         // as in orthanc/orthanc.json
 		"Locale":                "C.UTF-8", // the default, en_US, is on few servers
 		"UserMetadata":          map[string]int{"BodyPart": 5110, "BodyPartResult": 5111, "BodyPartMarker": 5113},
 	}

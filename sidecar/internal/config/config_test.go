@@ -73,22 +73,31 @@ orthanc:
   headers: {X-Api-Key: letmein}
 server: {listen: "127.0.0.1:9000", hook_token_file: TOKEN, metrics_open: true, max_body: 64KiB}
 database: {path: /data/router.db, keep: 0s}
-intake: {follower: false, from: beginning, batch: 1_000, sop_classes: [], secondary_capture: true, modalities: [DX]}
+intake: {follower: false, from: beginning, batch: 1_000, sop_classes: [], secondary_capture: true, modalities: [DX], copies: inherit}
 picture: {child_memory: 1GiB, max_file: 100000000}
 model: {dir: models/x, provider: cuda, thresholds: {spine: 0.75, others: 1}}
 review: {child_up_to_years: 15, ambiguous_years: []}
-forwarding: {enabled: true, copies: true}
+forwarding: {enabled: true, quiet: 0s, volume_limit: 2000}
 destinations:
   - &first {name: chest-ai, peer: chest, from_usernames: [chest-user], from_aets: [CHEST]}
   - name: spine-ai
     timeout: 1h30m
+    resend: never
+    alternate: chest-ai
+    alternate_after: 5m
+    max_in_flight: 3
+    most_per_minute: 30
+    transfer_syntax: 1.2.840.10008.1.2.4.50
+    from_origins: [Plugins]
+    circuit_breaker: {failures: 0}
 rules:
   - name: chest
     when: >-
       class == "adult_chest" &&
       confidence >= 0.9
     to: [chest-ai]
-  - {name: everything, when: true, to: [spine-ai]}
+  - {name: everything, when: true, to: [spine-ai], copies: true}
+  - {name: whole, when: true, to: [spine-ai], level: study, wait_at_most: 90s, on_timeout: hold, on_review: skip}
 log: {level: debug, format: json}
 `
 
@@ -126,9 +135,15 @@ func TestLoad(t *testing.T) {
 		"peer":           c.Destinations[0].Peer == "chest" && c.Destinations[1].Peer == "spine-ai",
 		"timeouts":       c.Destinations[0].Timeout == 10*time.Minute && c.Destinations[1].Timeout == 90*time.Minute,
 		"origins":        slices.Equal(c.Destinations[0].FromAETs, []string{"CHEST"}) && slices.Equal(c.Destinations[0].FromUsernames, []string{"chest-user"}),
+		"copies":         c.Intake.Copies == CopiesInherit && c.RuleList[1].Copies && !c.RuleList[0].Copies,
+		"whole":          c.RuleList[2].Level == rules.LevelStudy && c.Rules.Wholes()[0].WaitAtMost == 90*time.Second && c.RuleList[2].OnTimeout == rules.TimeoutHold,
+		"traffic":        c.Destinations[1].MaxInFlight == 3 && c.Destinations[1].MostPerMinute == 30 && c.Destinations[1].TransferSyntax == "1.2.840.10008.1.2.4.50",
+		"resend":         c.Destinations[0].Resend == ResendChanged && c.Destinations[1].Resend == ResendNever,
+		"alternate":      c.Destinations[1].Alternate == "chest-ai" && c.Destinations[1].AlternateAfter == 5*time.Minute && c.Destinations[0].AlternateAfter == 15*time.Minute,
+		"breaker":        c.Destinations[0].CircuitBreaker == Breaker{3, 30 * time.Second} && c.Destinations[1].CircuitBreaker == Breaker{0, 30 * time.Second},
 		"thresholds":     c.Model.Thresholds[bodypart.Spine] == 0.75 && c.Model.Thresholds[bodypart.Others] == 1,
 		"no warnings":    len(c.Warnings) == 0,
-		"forwarding":     c.Forwarding.Enabled && c.Forwarding.Copies && c.Forwarding.RouteMaxAge == 24*time.Hour,
+		"forwarding":     c.Forwarding.Enabled && c.Forwarding.Quiet == 0 && c.Forwarding.VolumeLimit == "2000" && c.Forwarding.RouteMaxAge == 24*time.Hour,
 		"log":            c.Log == Log{Level: "debug", Format: "json"},
 		"names in order": slices.Equal(c.DestinationNames(), []string{"chest-ai", "spine-ai"}),
 	} {
@@ -137,7 +152,7 @@ func TestLoad(t *testing.T) {
 		}
 	}
 	got, err := c.Rules.Evaluate(t.Context(), rules.Context{Class: bodypart.AdultChest, Confidence: 0.95})
-	want := []rules.Match{{Rule: "chest", Destinations: []string{"chest-ai"}, Priority: rules.Normal}, {Rule: "everything", Destinations: []string{"spine-ai"}, Priority: rules.Normal}}
+	want := []rules.Match{{Rule: "chest", Destinations: []string{"chest-ai"}}, {Rule: "everything", Destinations: []string{"spine-ai"}}}
 	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("rules: %v", got)
 	}
@@ -216,5 +231,19 @@ func TestByteSize(t *testing.T) {
 		if got, err := ParseByteSize(text); err == nil {
 			t.Errorf("%q is %d", text, got)
 		}
+	}
+}
+
+func TestVolume(t *testing.T) {
+	for text, want := range map[string]struct {
+		limit int
+		auto  bool
+	}{VolumeAuto: {0, true}, VolumeOff: {0, false}, "250": {250, false}} {
+		if limit, auto := (Forwarding{VolumeLimit: text}).Volume(); limit != want.limit || auto != want.auto {
+			t.Errorf("%q: %d, %t; want %+v", text, limit, auto, want)
+		}
+	}
+	if _, auto := Default().Forwarding.Volume(); !auto {
+		t.Error("without a word the limit is not worked out")
 	}
 }

@@ -99,7 +99,10 @@ func TestDocumentNamesEveryKey(t *testing.T) {
 		want[required] = "(required)"
 	}
 	want["destinations[].peer"] = "(the name)"
-	want["rules[].priority"] = "`normal`"
+	for key, value := range map[string]string{"level": "instance", "wait_at_most": "1h", "on_timeout": "send", "on_review": "hold"} { // filled in where rules are compiled
+		want["rules[]."+key] = "`" + value + "`"
+	}
+	want["rules[].priority"] = "(of the order)"
 	for key, value := range want {
 		if got, ok := documented[key]; !ok {
 			t.Errorf("docs/configuration.md does not name %s (default %s)", key, value)

@@ -15,6 +15,7 @@ import (
 
 	"imagingrouter/sidecar/internal/bodypart"
 	"imagingrouter/sidecar/internal/orthanc"
+	"imagingrouter/sidecar/internal/rules"
 	"imagingrouter/sidecar/internal/store"
 )
 
@@ -104,12 +105,29 @@ func (s *Story) Text(out io.Writer) error {
 		to := ""
 		if v.Matched {
 			to = " → " + dash(strings.Join(v.Destinations, ", "))
+			if v.Level != rules.LevelInstance {
+				to += " with its whole " + string(v.Level)
+			}
 		}
 		line("\t%s %q%s: %s", map[bool]string{true: "✓", false: "–"}[v.Matched], v.Rule, to, v.Why)
 	}
+	if len(s.Waits) > 0 {
+		line("\nWAITS\t%d", len(s.Waits))
+	}
+	for _, g := range s.Waits {
+		line("\t%s %s\trule %q\t%s since %s\t%s", g.Level, g.Resource, g.Rule, g.State, clock(g.Since), g.Reason)
+	}
 	line("\nDELIVERIES\t%d", len(s.Deliveries))
 	for _, d := range s.Deliveries {
-		line("\t%s\tto %s by rule %q\t%s\t%d attempts\tOrthanc's job %s\t%s", d.ID, d.Destination, d.Rule, d.State, d.Attempts, dash(d.OrthancJob), when(d))
+		to := d.Destination
+		if d.Via != "" {
+			to = d.Via + " instead of " + to
+		}
+		what := ""
+		if d.Level != store.LevelInstance.One() {
+			what = fmt.Sprintf(", %d instances of its %s", d.Instances, d.Level)
+		}
+		line("\t%s\tto %s by rule %q%s\t%s\t%d attempts\tOrthanc's job %s\t%s", d.ID, to, d.Rule, what, d.State, d.Attempts, dash(d.OrthancJob), when(d))
 	}
 	line("\nTIME\tSTAGE\tJOB\tATTEMPT\tTOOK\tWHAT")
 	if s.Earlier {

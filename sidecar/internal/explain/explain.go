@@ -47,6 +47,7 @@ type Story struct {
 	Decision   string     `json:"decision,omitempty"` // what the rules said when the result was published
 	Forwarding string     `json:"forwarding"`         // how the switch stands now
 	RulesNow   RulesNow   `json:"rules_now"`
+	Waits      []Wait     `json:"waits"`
 	Deliveries []Delivery `json:"deliveries"`
 	Events     []Event    `json:"events"`
 	Earlier    bool       `json:"earlier_events_left_out,omitempty"`
@@ -91,10 +92,25 @@ type RulesNow struct {
 	Error    string          `json:"error,omitempty"`
 }
 
+// Wait is what a rule waits for, or waited for, that sends the instance's series or study as one.
+type Wait struct {
+	Level     string    `json:"level"` // series, study
+	Resource  string    `json:"resource"`
+	Rule      string    `json:"rule"`
+	State     string    `json:"state"` // waiting, held, decided, skipped, gone
+	Reason    string    `json:"reason,omitempty"`
+	Since     time.Time `json:"since,omitzero"`
+	DecidedAt time.Time `json:"decided_at,omitzero"`
+}
+
 // Delivery is one delivery with its jobs.
 type Delivery struct {
 	ID          string    `json:"id"`
+	Level       string    `json:"level"` // what it sends: instance, series, study
+	Resource    string    `json:"resource"`
+	Instances   int       `json:"instances"`
 	Destination string    `json:"destination"`
+	Via         string    `json:"via,omitempty"` // the alternate that it goes to instead
 	Rule        string    `json:"rule"`
 	State       string    `json:"state"`
 	Attempts    int       `json:"attempts"`
@@ -132,7 +148,7 @@ func (e *Explainer) Of(ctx context.Context, id string) (*Story, error) {
 	s := &Story{
 		Instance: row.ID, Series: row.SeriesID, Study: row.StudyID, State: string(row.State), Reason: row.Reason, LastError: row.LastError,
 		Arrival: Arrival{ReceivedAt: row.ReceivedAt, AnnouncedBy: row.Source, MayForward: row.Forward, FirstMarkedAt: row.FirstMarked, MarkedAt: row.MarkedAt, FinishedAt: row.FinishedAt},
-		Labels:  []Label{}, Deliveries: []Delivery{}, Events: []Event{}, RulesNow: RulesNow{Note: note, Verdicts: []rules.Verdict{}},
+		Labels:  []Label{}, Waits: []Wait{}, Deliveries: []Delivery{}, Events: []Event{}, RulesNow: RulesNow{Note: note, Verdicts: []rules.Verdict{}},
 	}
 	if s.Forwarding, err = e.Forwarding(ctx); err != nil {
 		return nil, err
@@ -242,10 +258,23 @@ func (e *Explainer) deliveries(ctx context.Context, s *Story) error {
 	}
 	for _, d := range list {
 		s.Deliveries = append(s.Deliveries, Delivery{
-			ID: d.ID, Destination: d.Destination, Rule: d.Rule, State: string(d.State), Attempts: d.Attempts, Job: d.Job, OrthancJob: d.OrthancJob,
+			ID: d.ID, Level: d.Level.One(), Resource: d.ResourceID, Instances: d.Instances, Destination: d.Destination, Via: d.Via, Rule: d.Rule, State: string(d.State), Attempts: d.Attempts, Job: d.Job, OrthancJob: d.OrthancJob,
 			Priority: d.Priority, NotBefore: d.NotBefore, CreatedAt: d.CreatedAt, SubmittedAt: d.SubmittedAt, FinishedAt: d.FinishedAt,
 			Reason: d.Reason, LastError: d.LastError,
 		})
+	}
+	if s.Study == "" {
+		return nil
+	}
+	waits, err := e.Store.GatheringsOf(ctx, s.Study)
+	if err != nil {
+		return err
+	}
+	for _, g := range waits {
+		if g.ResourceID != s.Study && g.ResourceID != s.Series {
+			continue
+		}
+		s.Waits = append(s.Waits, Wait{Level: g.Level.One(), Resource: g.ResourceID, Rule: g.Rule, State: string(g.State), Reason: g.Reason, Since: g.OpenedAt, DecidedAt: g.DecidedAt})
 	}
 	return nil
 }

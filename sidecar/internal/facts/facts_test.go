@@ -7,6 +7,7 @@ import (
 
 	"imagingrouter/sidecar/internal/bodypart"
 	"imagingrouter/sidecar/internal/picture"
+	"imagingrouter/sidecar/internal/rules"
 	"imagingrouter/sidecar/phantom"
 )
 
@@ -68,5 +69,31 @@ func TestCertain(t *testing.T) {
 	got := Certain([]bodypart.Result{of("spine", false), of("others", true), of("abdominal", false)})
 	if len(got) != 2 || got[0] != "spine" || got[1] != "abdominal" {
 		t.Errorf("%v", got)
+	}
+}
+
+// The order's priority is that of the requested procedure, else that of the study; what is no such word is ordinary.
+func TestPriority(t *testing.T) {
+	for name, c := range map[string]struct {
+		procedure, study string
+		want             rules.Priority
+	}{
+		"nothing":           {"", "", rules.Normal},
+		"at once":           {"STAT", "", rules.High},
+		"high":              {"HIGH", "LOW", rules.High},
+		"low":               {"LOW", "HIGH", rules.Low},
+		"in small letters":  {" stat ", "", rules.High},
+		"of the study":      {"", "HIGH", rules.High},
+		"routine":           {"ROUTINE", "HIGH", rules.Normal},
+		"medium":            {"MEDIUM", "", rules.Normal},
+		"low, of the study": {"", "LOW", rules.Low},
+	} {
+		tags := rules.Tags{Values: map[string]string{"RequestedProcedurePriority": c.procedure, "StudyPriorityID": c.study}}
+		if got := Priority(tags); got != c.want {
+			t.Errorf("%s: %q, want %q", name, got, c.want)
+		}
+	}
+	if got := Priority(rules.Tags{}); got != rules.Normal {
+		t.Errorf("without tags: %q", got)
 	}
 }

@@ -84,9 +84,9 @@ type Options struct {
 	// Destinations names each destination, and says how many deliveries to it run at a time. Each has a queue of its own, so that a dead one stops no other.
 	Destinations map[string]int
 	MaxAttempts  int           // of classify and publish; deliveries are bounded in time instead
-	BackoffMax      time.Duration // longest pause between attempts
-	StopTimeout     time.Duration // how long running jobs may take to finish after Stop
-	Logger          zerolog.Logger
+	BackoffMax   time.Duration // longest pause between attempts
+	StopTimeout  time.Duration // how long running jobs may take to finish after Stop
+	Logger       zerolog.Logger
 }
 
 // Queue inserts jobs, and works them after Start.
@@ -181,13 +181,20 @@ func (q *Queue) Stop(ctx context.Context) error {
 // Stopped is closed when all work has ended.
 func (q *Queue) Stopped() <-chan struct{} { return q.client.Stopped() }
 
-// Hold pauses or resumes the queue of one destination. What runs is not interrupted.
+// ErrNoQueue says that a destination's queue has not begun yet: it comes with Start.
+var ErrNoQueue = errors.New("the queue has not begun")
+
+// Hold pauses or resumes the queue of one destination. What runs is not interrupted. ErrNoQueue before the first start with that destination.
 func (q *Queue) Hold(ctx context.Context, destination string, hold bool) error {
 	change := q.client.QueueResume
 	if hold {
 		change = q.client.QueuePause
 	}
-	if err := change(ctx, deliverQueue(destination), nil); err != nil && !errors.Is(err, rivertype.ErrNotFound) {
+	err := change(ctx, deliverQueue(destination), nil)
+	switch {
+	case errors.Is(err, rivertype.ErrNotFound):
+		return fmt.Errorf("hold deliveries to %s: %w", destination, ErrNoQueue)
+	case err != nil:
 		return fmt.Errorf("hold deliveries to %s: %w", destination, err)
 	}
 	return nil

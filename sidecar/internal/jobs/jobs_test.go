@@ -21,6 +21,7 @@ const instance = "11111111-11111111-11111111-11111111-11111111"
 // workers answers every job with a function.
 type workers struct {
 	classify func(ctx context.Context, job *river.Job[Classify]) error
+	gather   func(ctx context.Context, job *river.Job[Gather]) error
 	deliver  func(ctx context.Context, job *river.Job[Deliver]) error
 }
 
@@ -28,6 +29,9 @@ func (w workers) Classify(ctx context.Context, job *river.Job[Classify]) error {
 	return w.classify(ctx, job)
 }
 func (w workers) Publish(context.Context, *river.Job[Publish]) error { return nil }
+func (w workers) Gather(ctx context.Context, job *river.Job[Gather]) error {
+	return w.gather(ctx, job)
+}
 func (w workers) Deliver(ctx context.Context, job *river.Job[Deliver]) error {
 	return w.deliver(ctx, job)
 }
@@ -44,7 +48,7 @@ func newStore(t *testing.T) *store.Store {
 
 func newQueue(t *testing.T, s *store.Store, w Workers) *Queue {
 	t.Helper()
-	q, err := Open(context.Background(), s.DB(), w, Options{ClassifyWorkers: 2, Destinations: []string{"pacs"}, MaxAttempts: 3,
+	q, err := Open(context.Background(), s.DB(), w, Options{ClassifyWorkers: 2, Destinations: map[string]int{"pacs": 1}, MaxAttempts: 3,
 		BackoffMax: 10 * time.Millisecond, StopTimeout: 300 * time.Millisecond, Logger: zerolog.Nop()})
 	if err != nil {
 		t.Fatal(err)
@@ -201,14 +205,24 @@ func TestRepairEnqueuesLostJobs(t *testing.T) {
 		if _, err := s.Mark(ctx, tx, instance, store.SourceHook); err != nil {
 			return err
 		}
-		_, _, err := s.AddDelivery(ctx, tx, store.Delivery{InstanceID: instance, Destination: "pacs"})
-		return err
+		for i, state := range []store.DeliveryState{store.DeliveryPending, store.DeliveryHeld} {
+			d := store.Delivery{Level: store.LevelInstance, ResourceID: instance, Destination: "pacs", State: state}
+			if _, _, err := s.AddDelivery(ctx, tx, d, "", []store.Item{{InstanceID: instance, ContentMD5: string(rune('a' + i))}}); err != nil {
+				return err
+			}
+		}
+		for _, rule := range []string{"one", "another"} { // two rules wait for one study by one job
+			if _, err := s.Gather(ctx, tx, store.LevelStudy, "study", "study", rule); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n := repair(); n != 2 {
-		t.Errorf("repaired %d, want the classification and the delivery", n)
+	if n := repair(); n != 3 {
+		t.Errorf("repaired %d, want the classification, the delivery that is not held, and the wait", n)
 	}
 	if n := repair(); n != 0 {
 		t.Errorf("repaired %d the second time, want none", n)
@@ -220,7 +234,7 @@ func TestRepairEnqueuesLostJobs(t *testing.T) {
 		t.Errorf("repaired %d after a job was deleted, want 1", n)
 	}
 	depths, err := Depths(ctx, s.Reader())
-	if err != nil || len(depths) != 2 || depths[0].Kind != "classify" || depths[0].N != 1 || depths[0].Oldest.IsZero() {
+	if err != nil || len(depths) != 3 || depths[0].Kind != "classify" || depths[0].N != 1 || depths[0].Oldest.IsZero() {
 		t.Errorf("depths %+v, %v", depths, err)
 	}
 }
@@ -232,13 +246,16 @@ func TestHeldDeliveriesWait(t *testing.T) {
 		sent.Add(1)
 		return s.Tx(ctx, func(tx *sql.Tx) error { return Complete(ctx, tx, job) })
 	}})
+	if err := q.Hold(ctx, "pacs", true); !errors.Is(err, ErrNoQueue) {
+		t.Errorf("before the start: %v", err)
+	}
 	start(t, q)
 	eventually(t, "the queue is known", func() bool {
 		var n int
 		err := s.Reader().QueryRowContext(ctx, "SELECT count(*) FROM river_queue WHERE name LIKE 'deliver%'").Scan(&n)
 		return err == nil && n == 1
 	})
-	if err := q.HoldDeliveries(ctx, true); err != nil {
+	if err := q.Hold(ctx, "pacs", true); err != nil {
 		t.Fatal(err)
 	}
 	time.Sleep(300 * time.Millisecond) // the producer hears of the pause by notification
@@ -249,7 +266,7 @@ func TestHeldDeliveriesWait(t *testing.T) {
 	if sent.Load() != 0 {
 		t.Error("a held delivery was made")
 	}
-	if err := q.HoldDeliveries(ctx, false); err != nil {
+	if err := q.Hold(ctx, "pacs", false); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "the delivery after the release", func() bool { return sent.Load() == 1 })
@@ -269,7 +286,7 @@ func TestDeliverQueueNames(t *testing.T) {
 		if len(name) > 100 || !strings.HasPrefix(name, "deliver_") {
 			t.Errorf("queue of %q: %q", d, name)
 		}
-		if err := (Options{Destinations: []string{d}}).check(t); err != nil {
+		if err := (Options{Destinations: map[string]int{d: 1}}).check(t); err != nil {
 			t.Errorf("River refuses the queue of %q: %v", d, err)
 		}
 	}
@@ -330,6 +347,174 @@ func TestDeliveriesGoByPriorityAndAtTheirTime(t *testing.T) {
 	case got := <-order:
 		t.Errorf("%s went before its time", got)
 	case <-time.After(500 * time.Millisecond):
+	}
+	if err := q.Stop(ctx); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// scheduled returns in how long a job is to begin.
+func scheduled(t *testing.T, s *store.Store, id int64) time.Duration {
+	t.Helper()
+	var at float64
+	if err := s.Reader().QueryRowContext(context.Background(), "SELECT unixepoch(scheduled_at, 'subsec') FROM river_job WHERE id = ?", id).Scan(&at); err != nil {
+		t.Fatal(err)
+	}
+	return time.Until(time.UnixMilli(int64(at * 1000)))
+}
+
+// What sleeps for longer than any job means to is woken, since the clock was ahead; what waits for a rule's schedule is not, nor what sleeps as it should.
+func TestMendClockWakesWhatSleepsTooLong(t *testing.T) {
+	ctx, s := context.Background(), newStore(t)
+	woken := make(chan string, 8)
+	q := newQueue(t, s, workers{deliver: func(ctx context.Context, job *river.Job[Deliver]) error {
+		woken <- job.Args.Delivery
+		return s.Tx(ctx, func(tx *sql.Tx) error { return Complete(ctx, tx, job) })
+	}})
+	ids, names := map[string]int64{}, map[string]string{}
+	err := s.Tx(ctx, func(tx *sql.Tx) error {
+		for name, later := range map[string]time.Duration{"asleep": 3 * time.Hour, "retried": 3 * time.Hour, "tonight": 5 * time.Hour, "a minute": time.Minute} {
+			plan := store.Delivery{Level: store.LevelInstance, ResourceID: name, Destination: "pacs"}
+			if name == "tonight" {
+				plan.NotBefore = time.Now().Add(later)
+			}
+			d, _, err := s.AddDelivery(ctx, tx, plan, "", []store.Item{{InstanceID: name, ContentMD5: "x"}})
+			if err != nil {
+				return err
+			}
+			if ids[name], err = q.Deliver(ctx, tx, d.ID, "pacs", Normal, time.Now().Add(later)); err != nil {
+				return err
+			}
+			if err := s.SetDeliveryJob(ctx, tx, d.ID, ids[name]); err != nil {
+				return err
+			}
+			names[d.ID] = name
+		}
+		_, err := tx.ExecContext(ctx, "UPDATE river_job SET state = 'retryable', attempt = 1 WHERE id = ?", ids["retried"])
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []int64{2, 0} {
+		if n, err := q.MendClock(ctx); n != want || err != nil {
+			t.Errorf("%d jobs were woken, %v; want %d", n, err, want)
+		}
+	}
+	for name, want := range map[string]string{"asleep": "available", "retried": "available", "tonight": "scheduled", "a minute": "scheduled"} {
+		state, _ := row(t, s, ids[name])
+		if in := scheduled(t, s, ids[name]); state != want || (in > 2*time.Second) != (want == "scheduled") {
+			t.Errorf("%s: %s, begins in %s; want %s", name, state, in, want)
+		}
+	}
+	start(t, q)
+	got := map[string]bool{}
+	for range 2 {
+		select {
+		case id := <-woken:
+			got[names[id]] = true
+		case <-time.After(20 * time.Second):
+			t.Fatalf("not worked: only %v", got)
+		}
+	}
+	if !got["asleep"] || !got["retried"] {
+		t.Errorf("worked: %v", got)
+	}
+	if err := q.Stop(ctx); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A destination that is back gets at once what waits for its next attempt, the oldest first; another one's deliveries wait on.
+func TestHasten(t *testing.T) {
+	ctx, s := context.Background(), newStore(t)
+	order := make(chan string, 8)
+	q := newQueue(t, s, workers{deliver: func(ctx context.Context, job *river.Job[Deliver]) error {
+		order <- job.Args.Delivery
+		return s.Tx(ctx, func(tx *sql.Tx) error { return Complete(ctx, tx, job) })
+	}})
+	err := s.Tx(ctx, func(tx *sql.Tx) error {
+		for i, name := range []string{"young", "old", "elsewhere", "tonight"} {
+			to, at := "pacs", time.Time{}
+			switch name {
+			case "elsewhere":
+				to = "another"
+			case "tonight":
+				at = time.Now().Add(time.Hour)
+			}
+			id, err := q.Deliver(ctx, tx, name, to, Normal, at)
+			if err != nil {
+				return err
+			}
+			if name == "tonight" {
+				continue
+			}
+			if _, err := tx.ExecContext(ctx, "UPDATE river_job SET state = 'retryable', attempt = 5, created_at = datetime('now', ?), scheduled_at = datetime('now', '+1 hour') WHERE id = ?",
+				[]string{"-1 minute", "-2 minutes", "-3 minutes"}[i], id); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n, err := q.Hasten(ctx, "pacs"); n != 2 || err != nil {
+		t.Errorf("%d hastened, %v; want 2", n, err)
+	}
+	start(t, q)
+	for _, want := range []string{"old", "young"} {
+		select {
+		case got := <-order:
+			if got != want {
+				t.Errorf("%s went, want %s", got, want)
+			}
+		case <-time.After(20 * time.Second):
+			t.Fatalf("%s never went", want)
+		}
+	}
+	select {
+	case got := <-order:
+		t.Errorf("%s was not to be hastened", got)
+	case <-time.After(500 * time.Millisecond):
+	}
+	if err := q.Stop(ctx); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestWake(t *testing.T) {
+	ctx, s := context.Background(), newStore(t)
+	var looked atomic.Int64
+	q := newQueue(t, s, workers{gather: func(ctx context.Context, job *river.Job[Gather]) error {
+		if job.Args.Level != store.LevelStudy || job.Args.Resource != "study" {
+			t.Errorf("job for %+v", job.Args)
+		}
+		if looked.Add(1) == 1 {
+			return Later(time.Hour)
+		}
+		return s.Tx(ctx, func(tx *sql.Tx) error { return Complete(ctx, tx, job) })
+	}})
+	start(t, q)
+	var id int64
+	err := s.Tx(ctx, func(tx *sql.Tx) (err error) {
+		id, err = q.Gather(ctx, tx, store.LevelStudy, "study")
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "asleep", func() bool { state, _ := row(t, s, id); return state == "scheduled" })
+	wake := func() {
+		if err := s.Tx(ctx, func(tx *sql.Tx) error { return q.Wake(ctx, tx, id) }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	wake()
+	eventually(t, "worked at once", func() bool { state, _ := row(t, s, id); return state == "completed" })
+	wake()
+	if state, _ := row(t, s, id); state != "completed" {
+		t.Errorf("what had ended is %s", state)
 	}
 	if err := q.Stop(ctx); err != nil {
 		t.Fatal(err)

@@ -169,7 +169,7 @@ func TestBrokenConnections(t *testing.T) {
 	require.True(t, orthanc.IsUnreachable(err))
 	require.EqualValues(t, 3, requests.Load())
 	requests.Store(0)
-	_, err = c.StoreToPeer(t.Context(), "p", []string{unknown}, 0, nil)
+	_, err = c.StoreToPeer(t.Context(), "p", orthanc.Shipment{Resources: []string{unknown}})
 	require.True(t, orthanc.IsUnreachable(err))
 	require.EqualValues(t, 1, requests.Load(), "submitting a job was repeated")
 }
@@ -186,7 +186,7 @@ func TestIdleConnectionsAreClosedBeforeOrthancDoes(t *testing.T) {
 			group.Go(func() error {
 				c := newClient(t, s)
 				for range 3 {
-					if _, err := c.StoreToPeer(t.Context(), "p", []string{id}, 0, nil); err != nil { // a POST, which nobody repeats
+					if _, err := c.StoreToPeer(t.Context(), "p", orthanc.Shipment{Resources: []string{id}}); err != nil { // a POST, which nobody repeats
 						return err
 					}
 					time.Sleep(990*time.Millisecond + time.Duration(i)*time.Millisecond)

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -46,7 +47,7 @@ func TestPeersAndJobs(t *testing.T) {
 		}
 
 		id := upload(t, s, orthanctest.File{})
-		jobID, err := c.StoreToPeer(ctx, "spine-ai", []string{id}, 7, map[string]string{"delivery": "d-1"})
+		jobID, err := c.StoreToPeer(ctx, "spine-ai", orthanc.Shipment{Resources: []string{id}, Priority: 7, UserData: map[string]string{"delivery": "d-1"}})
 		require.NoError(t, err)
 		job := waitForEnd(t, c, jobID)
 		require.Equal(t, orthanc.JobSuccess, job.State, "%+v", job)
@@ -68,7 +69,7 @@ func TestPeersAndJobs(t *testing.T) {
 		require.Equal(t, "archive", arrived.Metadata["HttpUsername"], "the mark by which a loop is seen")
 
 		for _, name := range []string{"dead", "locked"} {
-			failed, err := c.StoreToPeer(ctx, name, []string{id}, 0, nil)
+			failed, err := c.StoreToPeer(ctx, name, orthanc.Shipment{Resources: []string{id}})
 			require.NoError(t, err)
 			job = waitForEnd(t, c, failed)
 			require.Equal(t, orthanc.JobFailure, job.State)
@@ -79,9 +80,9 @@ func TestPeersAndJobs(t *testing.T) {
 		require.NoError(t, err)
 		require.Len(t, jobs, 3)
 
-		_, err = c.StoreToPeer(ctx, "nobody", []string{id}, 0, nil)
+		_, err = c.StoreToPeer(ctx, "nobody", orthanc.Shipment{Resources: []string{id}})
 		require.True(t, orthanc.IsUnknownPeer(err), "%v", err)
-		_, err = c.StoreToPeer(ctx, "spine-ai", []string{unknown}, 0, nil)
+		_, err = c.StoreToPeer(ctx, "spine-ai", orthanc.Shipment{Resources: []string{unknown}})
 		require.Error(t, err, "an instance that is gone")
 		require.False(t, orthanc.IsUnknownPeer(err), "%v", err)
 		_, err = c.Job(ctx, "00000000-0000-0000-0000-000000000001")
@@ -109,7 +110,7 @@ func TestAnUnfinishedJobGoesOnAfterACrash(t *testing.T) {
 		}})
 		c := newClient(t, s)
 		id := upload(t, s, orthanctest.File{})
-		jobID, err := c.StoreToPeer(ctx, "slow", []string{id}, 0, map[string]string{"delivery": "d-2"})
+		jobID, err := c.StoreToPeer(ctx, "slow", orthanc.Shipment{Resources: []string{id}, UserData: map[string]string{"delivery": "d-2"}})
 		require.NoError(t, err)
 		require.Eventually(t, func() bool { return posts.Load() == 1 }, 5*time.Second, 10*time.Millisecond)
 		job, err := c.Job(ctx, jobID)
@@ -150,4 +151,55 @@ func waitForEnd(t *testing.T, c *orthanc.Client, id string) orthanc.Job {
 		return job.Ended()
 	}, 20*time.Second, 50*time.Millisecond)
 	return job
+}
+
+// A job says how many instances it sends in ways that differ by its kind, and of some kinds not at all.
+func TestInstancesOfAJob(t *testing.T) {
+	for content, want := range map[string]int{`{"InstancesCount": 3}`: 3, `{"InstancesCount": "12"}`: 12, `{"InstancesCount": "many"}`: -1, `{}`: -1} {
+		var job orthanc.Job
+		require.NoError(t, json.Unmarshal([]byte(`{"Content": `+content+`}`), &job))
+		n, says := job.Instances()
+		if !says {
+			n = -1
+		}
+		require.Equal(t, want, n, content)
+	}
+}
+
+func TestCommitmentTakesATransactionOnly(t *testing.T) {
+	c, err := orthanc.New(orthanc.Options{URL: "http://127.0.0.1:1"})
+	require.NoError(t, err)
+	for _, transaction := range []string{"", "../jobs", "1.2/remove", "1.2?x", strings.Repeat("1", 65)} {
+		_, err := c.Commitment(t.Context(), transaction)
+		require.ErrorIs(t, err, orthanc.ErrInvalidID, transaction)
+	}
+}
+
+// What a series and a study hold, and that a study which nobody knows is a 404.
+func TestContents(t *testing.T) {
+	orthanctest.Each(t, func(t *testing.T, version string) {
+		s := orthanctest.New(t, orthanctest.Config{Version: version, Extra: map[string]any{"StableAge": 1}})
+		c := newClient(t, s)
+		studyUID, seriesUID := orthanctest.NewUID(), orthanctest.NewUID()
+		inSeries := []string{upload(t, s, orthanctest.File{StudyUID: studyUID, SeriesUID: seriesUID}), upload(t, s, orthanctest.File{StudyUID: studyUID, SeriesUID: seriesUID})}
+		inStudy := append([]string{upload(t, s, orthanctest.File{StudyUID: studyUID})}, inSeries...)
+		upload(t, s, orthanctest.File{})
+		inst, err := c.Instance(t.Context(), inSeries[0])
+		require.NoError(t, err)
+		for _, tt := range []struct {
+			level orthanc.Level
+			id    string
+			want  []string
+		}{{orthanc.LevelStudy, inst.ParentStudy, inStudy}, {orthanc.LevelSeries, inst.ParentSeries, inSeries}} {
+			require.Eventually(t, func() bool {
+				contents, err := c.Contents(t.Context(), tt.level, tt.id)
+				require.NoError(t, err)
+				require.Equal(t, inst.ParentStudy, contents.StudyID)
+				require.ElementsMatch(t, tt.want, contents.Instances)
+				return contents.Stable
+			}, 20*time.Second, 100*time.Millisecond, "never stable")
+			_, err = c.Contents(t.Context(), tt.level, unknown)
+			require.True(t, orthanc.IsNotFound(err), "%v", err)
+		}
+	})
 }

@@ -271,7 +271,7 @@ func TestIdentifiersAreCheckedBeforeAURLIsBuilt(t *testing.T) {
 			"Labels":         func() error { _, err := c.Labels(ctx, orthanc.LevelStudy, id); return err },
 			"PutLabel":       func() error { return c.PutLabel(ctx, orthanc.LevelStudy, id, "a") },
 			"DeleteLabel":    func() error { return c.DeleteLabel(ctx, orthanc.LevelStudy, id, "a") },
-			"StoreToPeer":    func() error { _, err := c.StoreToPeer(ctx, "p", []string{id}, 0, nil); return err },
+			"StoreToPeer":    func() error { _, err := c.StoreToPeer(ctx, "p", orthanc.Shipment{Resources: []string{id}}); return err },
 			"Job":            func() error { _, err := c.Job(ctx, id); return err },
 		}
 		for name, call := range calls {

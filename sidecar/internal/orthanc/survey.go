@@ -11,6 +11,8 @@ type Modality struct {
 	AET  string
 	Host string
 	Port int
+	// Timeout is how many seconds Orthanc waits for it; 0 = DicomScuTimeout.
+	Timeout int
 }
 
 // Modalities returns the modalities of Orthanc's configuration by name.

@@ -34,7 +34,7 @@ func (p *Pipeline) Classify(ctx context.Context, job *river.Job[jobs.Classify]) 
 			return errors.Join(p.Store.SetClassifyJob(ctx, tx, id, 0), jobs.Complete(ctx, tx, job))
 		})
 	}
-	var fileUUID string
+	var known orthanc.Instance
 	return p.guard(ctx, job.JobRow, id, func() error {
 		inst, err := p.Orthanc.Instance(ctx, id)
 		if orthanc.IsNotFound(err) {
@@ -43,9 +43,9 @@ func (p *Pipeline) Classify(ctx context.Context, job *river.Job[jobs.Classify]) 
 		if err != nil {
 			return err
 		}
-		fileUUID = inst.FileUUID
+		known = inst
 		return p.classify(ctx, job, row, inst)
-	}, func(e *ended) error { return endInstance(ctx, p, job, row, row.Due, fileUUID, e) })
+	}, func(e *ended) error { return endInstance(ctx, p, job, row, row.Due, known, e) })
 }
 
 func (p *Pipeline) classify(ctx context.Context, job *river.Job[jobs.Classify], row store.Instance, inst orthanc.Instance) error {

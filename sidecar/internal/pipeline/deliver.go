@@ -37,6 +37,9 @@ func (p *Pipeline) Deliver(ctx context.Context, job *river.Job[jobs.Deliver]) (e
 	}
 	if now := time.Now(); d.State == store.DeliveryPending {
 		if opens := p.Rules.Set().Opens(d.Rule, now); opens.After(now) { // a retry, or a long queue, beyond the end of the rule's window
+			if err := p.Store.PostponeDelivery(ctx, d.ID, opens); err != nil {
+				return err
+			}
 			return jobs.Later(opens.Sub(now))
 		}
 	}

@@ -100,7 +100,11 @@ func (p *Pipeline) hold(ctx context.Context) error {
 			continue
 		}
 		if !known || (last.why == "") != (why == "") {
-			if err := p.Queue.Hold(ctx, name, why != ""); err != nil {
+			err := p.Queue.Hold(ctx, name, why != "")
+			if errors.Is(err, jobs.ErrNoQueue) {
+				continue // it is looked at again in a second; until then each job looks for itself
+			}
+			if err != nil {
 				return err
 			}
 		}
@@ -198,10 +202,16 @@ func (p *Pipeline) divert(ctx context.Context) error {
 		if err != nil || !state.On {
 			return err
 		}
-		if paused, err := p.Paused(ctx, name); err != nil || paused.On { // who pauses a destination wants it to wait
+		paused, err := p.Paused(ctx, name)
+		if err != nil {
 			return err
 		}
-		list, err := p.Store.Divertible(ctx, name, time.Now().Add(-to.AlternateAfter), divertPage)
+		if paused.On { // who pauses a destination wants it to wait
+			continue
+		}
+		// A long queue before a destination that takes what it is sent is no reason: only what was tried in vain goes elsewhere then.
+		tried := to.Gate.State() == delivery.GateOpen
+		list, err := p.Store.Divertible(ctx, name, time.Now().Add(-to.AlternateAfter), tried, divertPage)
 		if err != nil {
 			return err
 		}

@@ -182,12 +182,17 @@ func (p *Pipeline) missing(ctx context.Context, id string) error {
 }
 
 // endInstance stores a terminal outcome and completes the job. seen is the mark that the work answered. What the instance had given
-// to its study's labels is taken back.
-func endInstance[T river.JobArgs](ctx context.Context, p *Pipeline, job *river.Job[T], row store.Instance, seen int64, fileUUID string, e *ended) error {
+// to its study's labels is taken back. inst, as far as it is known, says where it belongs: rules that have sent its study send it after.
+func endInstance[T river.JobArgs](ctx context.Context, p *Pipeline, job *river.Job[T], row store.Instance, seen int64, inst orthanc.Instance, e *ended) error {
 	err := p.Store.Tx(ctx, func(tx *sql.Tx) error {
-		after, err := p.Store.Ended(ctx, tx, row.ID, job.Kind, seen, e.state, e.reason, fileUUID)
+		after, err := p.Store.Ended(ctx, tx, row.ID, job.Kind, seen, e.state, e.reason, inst.FileUUID)
 		if err != nil {
 			return err
+		}
+		if inst.ParentStudy != "" && e.state != store.StateGone {
+			if err := p.Marker.LateIn(ctx, tx, inst.ParentSeries, inst.ParentStudy); err != nil {
+				return err
+			}
 		}
 		if err := errors.Join(p.again(ctx, tx, after), p.enqueuePublish(ctx, tx, after)); err != nil {
 			return err

@@ -25,7 +25,9 @@ func (p *Pipeline) Publish(ctx context.Context, job *river.Job[jobs.Publish]) er
 		return err
 	}
 	return p.guard(ctx, job.JobRow, row.ID, func() error { return p.publish(ctx, job, row) },
-		func(e *ended) error { return endInstance(ctx, p, job, row, row.Done, row.FileUUID, e) })
+		func(e *ended) error {
+			return endInstance(ctx, p, job, row, row.Done, orthanc.Instance{FileUUID: row.FileUUID}, e)
+		})
 }
 
 func (p *Pipeline) publish(ctx context.Context, job *river.Job[jobs.Publish], row store.Instance) error {

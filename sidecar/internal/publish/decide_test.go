@@ -5,6 +5,7 @@ import (
 	"slices"
 	"testing"
 
+	"imagingrouter/sidecar/internal/bodypart"
 	"imagingrouter/sidecar/internal/store"
 )
 
@@ -162,5 +163,39 @@ func apply(book, changes map[string]store.LabelState) {
 		} else {
 			book[l] = s
 		}
+	}
+}
+
+// A person takes the label that asks for the review away, and sets another class where the router's is wrong.
+func TestVerdict(t *testing.T) {
+	const review = "bodypart-review"
+	asked := ledger(review, store.LabelWritten)
+	tests := []struct {
+		name    string
+		current []string
+		ledger  map[string]store.LabelState
+		marked  bool
+		want    Verdict
+	}{
+		{"still asked for", []string{review}, asked, true, Verdict{}},
+		{"taken away", nil, asked, true, Verdict{Reviewed: true}},
+		{"taken away, and noted", []string{"urgent"}, ledger(review, store.LabelRemovedByPerson), true, Verdict{Reviewed: true}},
+		{"and a class set", []string{chest}, asked, true, Verdict{Reviewed: true, Class: bodypart.AdultChest}},
+		{"a class set first", []string{review, chest}, asked, true, Verdict{Class: bodypart.AdultChest}},
+		{"two classes set", []string{chest, spine}, asked, true, Verdict{Reviewed: true}},
+		{"the router's own class says nothing", []string{spine}, ledger(review, store.LabelWritten, spine, store.LabelWritten), true, Verdict{Reviewed: true}},
+		{"one of each", []string{chest, spine}, ledger(review, store.LabelWritten, spine, store.LabelWritten), true, Verdict{Reviewed: true, Class: bodypart.AdultChest}},
+		{"the study was recreated", nil, asked, false, Verdict{}},
+		{"never written", nil, ledger(review, store.LabelIntended), true, Verdict{}},
+		{"never asked for", nil, ledger(spine, store.LabelWritten), true, Verdict{}},
+		{"forgotten by age", nil, ledger(review, store.LabelKept), true, Verdict{}},
+		{"another prefix", []string{"spine"}, asked, true, Verdict{Reviewed: true}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			if got := verdict("bodypart-", tt.current, tt.ledger, tt.marked); got != tt.want {
+				t.Errorf("%+v, want %+v", got, tt.want)
+			}
+		})
 	}
 }

@@ -49,7 +49,7 @@ func explained(t *testing.T, set *Set, c Context) []Verdict {
 }
 
 func to(rule string, destinations ...string) Match {
-	return Match{Rule: rule, Destinations: destinations, Priority: Normal}
+	return Match{Rule: rule, Destinations: destinations}
 }
 
 func TestEvaluate(t *testing.T) {
@@ -100,11 +100,11 @@ func TestExplain(t *testing.T) {
 	)
 	got := explained(t, set, result("adult_chest", 0.92, false))
 	want := []Verdict{
-		{Rule: "chest", Matched: true, Destinations: []string{"pacs"}, Priority: Normal, Why: `class == "adult_chest" && confidence > 0.5 is true (class = "adult_chest", confidence = 0.9200)`},
-		{Rule: "again", Matched: true, Why: `probabilities["spine"] < 0.5 is true (probabilities["abdominal"] = 0.0200, probabilities["adult_chest"] = 0.9200, ` +
+		{Rule: "chest", Level: LevelInstance, Matched: true, Destinations: []string{"pacs"}, Why: `class == "adult_chest" && confidence > 0.5 is true (class = "adult_chest", confidence = 0.9200)`},
+		{Rule: "again", Level: LevelInstance, Matched: true, Why: `probabilities["spine"] < 0.5 is true (probabilities["abdominal"] = 0.0200, probabilities["adult_chest"] = 0.9200, ` +
 			`probabilities["pediatric_chest"] = 0.0200, probabilities["spine"] = 0.0200, probabilities["others"] = 0.0200); earlier rules already name its destinations`},
-		{Rule: "broken", Undecided: true, Why: `probabilities[class + "x"] > 0.5 cannot be evaluated: no such key: adult_chestx`},
-		{Rule: "always", Matched: true, Destinations: []string{"spine-ai"}, Priority: Normal, Why: `true is true`},
+		{Rule: "broken", Level: LevelInstance, Undecided: true, Why: `probabilities[class + "x"] > 0.5 cannot be evaluated: no such key: adult_chestx`},
+		{Rule: "always", Level: LevelInstance, Matched: true, Destinations: []string{"spine-ai"}, Why: `true is true`},
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got\n%v\nwant\n%v", got, want)

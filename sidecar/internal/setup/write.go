@@ -75,9 +75,18 @@ func (p *Plan) Config() (string, error) {
 	err = t.Execute(&b, map[string]any{
 		"ArchiveURL": p.Archive.URL, "Username": p.Archive.Username, "PasswordFile": p.Options.PasswordFile, "CAFile": p.Options.CAFile,
 		"RouterURL": p.RouterURL, "Listen": p.Listen, "TokenFile": filepath.Join(p.Options.Dir, TokenFile), "Database": d.Database.Path,
-		"Numbers": numbers, "Destinations": p.Destinations(),
+		"Numbers": numbers, "Destinations": p.Destinations(), "Jobs": p.silentJobs(),
 	})
 	return b.String(), err
+}
+
+// silentJobs returns how many jobs an Orthanc that does not say so works on at a time, once it has the lines that init proposes; 0 where it says so.
+func (p *Plan) silentJobs() int {
+	if p.Archive.System.ConcurrentJobs > 0 {
+		return 0
+	}
+	concurrent, _ := p.knownJobs()
+	return max(concurrent, concurrentJobs)
 }
 
 var plain = regexp.MustCompile(`^[A-Za-z/][A-Za-z0-9_./:-]*$`)

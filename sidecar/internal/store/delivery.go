@@ -147,7 +147,7 @@ func (s *Store) Uncovered(ctx context.Context, tx *sql.Tx, destination string, p
 	case ResendNever:
 		condition = " AND (true OR content_md5 = ? OR file_uuid = ?)"
 	case ResendAlways:
-		condition = " AND content_md5 = ? AND file_uuid IN (?, '')"
+		condition = " AND (content_md5 = ? AND file_uuid = '' OR file_uuid = ?)"
 	case ResendChanged:
 	}
 	var left []Item
@@ -217,7 +217,8 @@ func digest(level Level, items []Item) string {
 func (s *Store) Items(ctx context.Context, id string) ([]Item, error) {
 	return collect(ctx, s.read, func(sc scanner) (Item, error) {
 		var i Item
-		return i, sc.Scan(&i.InstanceID, &i.ContentMD5, &i.FileUUID, &i.Dropped)
+		err := sc.Scan(&i.InstanceID, &i.ContentMD5, &i.FileUUID, &i.Dropped)
+		return i, err
 	}, `SELECT i.instance_id, i.content_md5, i.file_uuid, i.dropped FROM delivery_item i JOIN delivery d ON d.id = i.delivery_id AND d.destination = i.destination
 		WHERE i.delivery_id = ? ORDER BY i.instance_id`, id)
 }
@@ -279,6 +280,12 @@ func (s *Store) DeliveryTrouble(ctx context.Context, id, text string) error {
 	return wrap(err, "note trouble of delivery %s", id)
 }
 
+// PostponeDelivery notes that the schedule of the delivery's rule keeps it until the given time.
+func (s *Store) PostponeDelivery(ctx context.Context, id string, until time.Time) error {
+	_, err := s.write.ExecContext(ctx, "UPDATE delivery SET not_before = ? WHERE id = ?", toMillis(until), id)
+	return wrap(err, "postpone delivery %s", id)
+}
+
 // FinishDelivery notes within tx the end of a delivery.
 func (s *Store) FinishDelivery(ctx context.Context, tx *sql.Tx, id string, state DeliveryState, reason string) error {
 	_, err := tx.ExecContext(ctx, "UPDATE delivery SET state = ?, reason = ?, job = 0, finished_at = ? WHERE id = ?", state, reason, s.millis(), id)
@@ -298,10 +305,11 @@ func (s *Store) Divert(ctx context.Context, tx *sql.Tx, d Delivery, to string, l
 	return true, s.addItems(ctx, tx, d.ID, to, left)
 }
 
-// Divertible lists the pending deliveries to a destination that may go since before the given time, oldest first.
-func (s *Store) Divertible(ctx context.Context, destination string, before time.Time, limit int) ([]Delivery, error) {
+// Divertible lists the pending deliveries to a destination that may go since before the given time, oldest first; with tried only those of
+// which an attempt has failed.
+func (s *Store) Divertible(ctx context.Context, destination string, before time.Time, tried bool, limit int) ([]Delivery, error) {
 	return collect(ctx, s.read, scanDelivery, "SELECT "+deliveryColumns+` FROM delivery d WHERE destination = ? AND state = 'pending' AND via = ''
-		AND max(since, not_before) < ? ORDER BY priority, since LIMIT ?`, destination, toMillis(before), limit)
+		AND max(since, not_before) < ? AND (NOT ? OR last_error <> '') ORDER BY priority, since LIMIT ?`, destination, toMillis(before), tried, limit)
 }
 
 // CancelDelivery ends a delivery that was not handed over yet, and says whether it did: one that Orthanc has is not called back.
@@ -407,7 +415,8 @@ func (s *Store) CreatedSince(ctx context.Context, tx *sql.Tx, since time.Time) (
 func (s *Store) HourlyDeliveries(ctx context.Context, from, to time.Time) ([]int, error) {
 	return collect(ctx, s.read, func(sc scanner) (int, error) {
 		var n int
-		return n, sc.Scan(&n)
+		err := sc.Scan(&n)
+		return n, err
 	}, "SELECT count(*) FROM delivery WHERE created_at >= ? AND created_at < ? GROUP BY created_at / 3600000", toMillis(from), toMillis(to))
 }
 
@@ -418,8 +427,8 @@ func (s *Store) AddEventTo(ctx context.Context, tx *sql.Tx, ids []string, e Even
 		for _, id := range part {
 			args = append(args, id)
 		}
-		_, err := tx.ExecContext(ctx, `INSERT INTO event (instance_id, at, stage, job, attempt, outcome, detail, took_ms)
-			SELECT id, ?, ?, ?, ?, ?, ?, ? FROM instance WHERE id IN (`+marks(len(part))+")", args...)
+		query := "INSERT INTO event (instance_id, at, stage, job, attempt, outcome, detail, took_ms) SELECT id, ?, ?, ?, ?, ?, ?, ? FROM instance WHERE id IN (" + marks(len(part)) + ")"
+		_, err := tx.ExecContext(ctx, query, args...)
 		if err != nil {
 			return fmt.Errorf("note event of %d instances: %w", len(ids), err)
 		}

@@ -215,11 +215,8 @@ func TestResultsOfStudyAreThoseOfTheCurrentContent(t *testing.T) {
 
 func TestDeliveryIsUniqueForContentAndDestination(t *testing.T) {
 	ctx, s := context.Background(), open(t)
-	add := func(md5, to string) (created bool) {
-		inTx(t, s, func(tx *sql.Tx) (err error) {
-			_, created, err = s.AddDelivery(ctx, tx, Delivery{InstanceID: one, ContentMD5: md5, Destination: to, Rule: "r", ReceivedAt: time.Now()})
-			return err
-		})
+	add := func(md5, to string) bool {
+		_, created := deliver(t, s, Delivery{Destination: to, Rule: "r", ReceivedAt: time.Now()}, ResendChanged, Item{InstanceID: one, ContentMD5: md5})
 		return created
 	}
 	for _, tt := range []struct {
@@ -237,7 +234,7 @@ func TestDeliveryIsUniqueForContentAndDestination(t *testing.T) {
 		if must(s.CancelDelivery(ctx, d.ID, "by command"))(t) {
 			t.Error("a cancelled delivery was cancelled again")
 		}
-		if err := s.Submitting(ctx, d.ID); !errors.Is(err, ErrFinished) {
+		if err := s.Submitting(ctx, d); !errors.Is(err, ErrFinished) {
 			t.Errorf("a cancelled delivery is sent all the same: %v", err)
 		}
 	}
@@ -264,11 +261,7 @@ func TestPruneForgetsOnlyWhatEnded(t *testing.T) {
 	if err := s.SetLedger(ctx, "studies", study, map[string]LabelState{"bodypart-spine": LabelWritten}); err != nil {
 		t.Fatal(err)
 	}
-	var d Delivery
-	inTx(t, s, func(tx *sql.Tx) (err error) {
-		d, _, err = s.AddDelivery(ctx, tx, Delivery{InstanceID: one, ContentMD5: "x", Destination: "pacs"})
-		return err
-	})
+	d, _ := deliver(t, s, Delivery{Destination: "pacs"}, ResendChanged, Item{InstanceID: one, ContentMD5: "x"})
 	if kept := must(s.Delivery(ctx, d.ID))(t); kept.Priority != NormalPriority || !kept.NotBefore.IsZero() || !kept.May().Equal(kept.CreatedAt) {
 		t.Errorf("a delivery without a schedule: %+v", kept)
 	}
@@ -380,11 +373,7 @@ func TestPathWithOddCharacters(t *testing.T) {
 func TestDeliveryKeepsItsTurn(t *testing.T) {
 	ctx, s := context.Background(), open(t)
 	tonight := time.Now().Add(5 * time.Hour).Truncate(time.Millisecond).UTC()
-	var d Delivery
-	inTx(t, s, func(tx *sql.Tx) (err error) {
-		d, _, err = s.AddDelivery(ctx, tx, Delivery{InstanceID: one, ContentMD5: "x", Destination: "pacs", Priority: 1, NotBefore: tonight})
-		return err
-	})
+	d, _ := deliver(t, s, Delivery{Destination: "pacs", Priority: 1, NotBefore: tonight}, ResendChanged, Item{InstanceID: one, ContentMD5: "x"})
 	if kept := must(s.Delivery(ctx, d.ID))(t); kept.Priority != 1 || !kept.NotBefore.Equal(tonight) || !kept.May().Equal(tonight) {
 		t.Errorf("%+v", kept)
 	}
