@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -21,11 +22,26 @@ import (
 
 func parcel(content string) Parcel {
 	return Parcel{
-		Delivery: store.Delivery{ID: "d-1", InstanceID: "inst", ContentMD5: "md5", Rule: "chests", ReceivedAt: time.Date(2026, 8, 20, 23, 30, 0, 0, time.UTC)},
-		StudyID:  "study", SeriesID: "series",
-		Result: bodypart.Result{Prediction: bodypart.Prediction{Class: bodypart.AdultChest, Confidence: .98}, Model: "m@1", Reasons: []bodypart.Reason{}},
-		File:   func(context.Context) ([]byte, error) { return []byte(content), nil },
+		Delivery: store.Delivery{ID: "d-1", Level: store.LevelInstance, ResourceID: "inst", StudyID: "study", Rule: "chests", ReceivedAt: time.Date(2026, 8, 20, 23, 30, 0, 0, time.UTC)},
+		Parts:    []Part{classified("inst", bodypart.AdultChest)},
+		File:     func(context.Context, string) ([]byte, error) { return []byte(content), nil },
 	}
+}
+
+func classified(id string, class bodypart.Class) Part {
+	return Part{
+		Item: store.Item{InstanceID: id, ContentMD5: "md5"}, SeriesID: "series", State: store.StatePublished, Known: true,
+		Result: bodypart.Result{Prediction: bodypart.Prediction{Class: class, Confidence: .98}, Model: "m@1", Reasons: []bodypart.Reason{}},
+	}
+}
+
+// study is a study of a picture, one that cannot be read, and a report, which the router does not know.
+func study() Parcel {
+	p := parcel("")
+	p.Level, p.ResourceID, p.Delivery.Instances = store.LevelStudy, "study", 3
+	p.Parts = append(p.Parts, Part{Item: store.Item{InstanceID: "broken", ContentMD5: "other"}, SeriesID: "series", State: store.StateUnreadable}, Part{Item: store.Item{InstanceID: "report"}})
+	p.File = func(_ context.Context, id string) ([]byte, error) { return []byte(id), nil }
+	return p
 }
 
 func TestWebhookIsSignedAndNamesTheDelivery(t *testing.T) {
@@ -55,7 +71,7 @@ func TestWebhookIsSignedAndNamesTheDelivery(t *testing.T) {
 		t.Error("the signature does not depend on secret and time")
 	}
 	var v map[string]any
-	if err := json.Unmarshal(body, &v); err != nil || v["instance"] != "inst" || v["study"] != "study" || v["class"] != "adult_chest" || v["model"] != "m@1" {
+	if err := json.Unmarshal(body, &v); err != nil || v["delivery"] != "d-1" || v["instance"] != "inst" {
 		t.Errorf("body %s, %v", body, err)
 	}
 	if strings.Contains(w.String(), "hidden") {
@@ -63,6 +79,38 @@ func TestWebhookIsSignedAndNamesTheDelivery(t *testing.T) {
 	}
 	if found, err := w.Check(context.Background(), nil); err != nil || !strings.Contains(found, "signed") {
 		t.Errorf("check: %q %v", found, err)
+	}
+}
+
+// An instance's result stands in the list and beside it; of a set it stands in the list alone.
+func TestWebhookBody(t *testing.T) {
+	const result = `"class":"adult_chest","confidence":0.98,"review":false,"reasons":[],"probabilities":null,"model":"m@1","classified_at":"0001-01-01T00:00:00Z"`
+	series := study()
+	series.Level, series.ResourceID, series.Parts = store.LevelSeries, "series", series.Parts[:2]
+	for name, tt := range map[string]struct {
+		parcel Parcel
+		want   string
+	}{
+		"an instance": {parcel(""), `{"delivery":"d-1","level":"instance","study":"study","series":"series","rule":"chests","received_at":"2026-08-20T23:30:00Z",
+			"instances":[{"instance":"inst","content_md5":"md5",` + result + `}],"instance":"inst","content_md5":"md5",` + result + `}`},
+		"a study": {study(), `{"delivery":"d-1","level":"study","study":"study","rule":"chests","received_at":"2026-08-20T23:30:00Z",
+			"instances":[{"instance":"inst","content_md5":"md5",` + result + `},{"instance":"broken","content_md5":"other","state":"unreadable"},{"instance":"report"}]}`},
+		"a series": {series, `{"delivery":"d-1","level":"series","study":"study","series":"series","rule":"chests","received_at":"2026-08-20T23:30:00Z",
+			"instances":[{"instance":"inst","content_md5":"md5",` + result + `},{"instance":"broken","content_md5":"other","state":"unreadable"}]}`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			text, err := json.Marshal(newWebhookBody(tt.parcel))
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got, want map[string]any
+			if err := errors.Join(json.Unmarshal(text, &got), json.Unmarshal([]byte(tt.want), &want)); err != nil {
+				t.Fatal(err)
+			}
+			if !reflect.DeepEqual(got, want) {
+				t.Errorf("got\n%s\nwant\n%s", text, tt.want)
+			}
+		})
 	}
 }
 
@@ -154,6 +202,32 @@ func TestFolderWritesWholeFiles(t *testing.T) {
 	}
 }
 
+// A set is a file for each instance, under the class of each; what has none is unclassified.
+func TestFolderTakesSets(t *testing.T) {
+	root := t.TempDir()
+	p := study()
+	p.Parts = append(p.Parts, classified("second", bodypart.Spine))
+	if err := (Folder{Path: root, Template: "{study}/{class}/{instance}.dcm"}).Send(context.Background(), p); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{"adult_chest/inst": "inst", "unclassified/broken": "broken", "unclassified/report": "report", "spine/second": "second"} {
+		got, err := os.ReadFile(filepath.Join(root, "study", filepath.FromSlash(name)+".dcm"))
+		if err != nil || string(got) != want {
+			t.Errorf("%s holds %q, %v", name, got, err)
+		}
+	}
+	var asked []string
+	p.File = func(_ context.Context, id string) ([]byte, error) {
+		if asked = append(asked, id); id == "broken" {
+			return nil, errors.New("gone")
+		}
+		return []byte(id), nil
+	}
+	if err := (Folder{Path: t.TempDir()}).Send(context.Background(), p); err == nil || !strings.Contains(err.Error(), "fetch instance broken") || len(asked) != 2 {
+		t.Errorf("a set of which one file cannot be fetched: %v, asked for %v", err, asked)
+	}
+}
+
 func TestFolderFailures(t *testing.T) {
 	root := t.TempDir()
 	absent := Folder{Path: filepath.Join(root, "not-mounted")}
@@ -167,7 +241,7 @@ func TestFolderFailures(t *testing.T) {
 		t.Error("check of an absent folder passes")
 	}
 	failing := parcel("")
-	failing.File = func(context.Context) ([]byte, error) { return nil, errors.New("no file") }
+	failing.File = func(context.Context, string) ([]byte, error) { return nil, errors.New("no file") }
 	if err := (Folder{Path: root}).Send(context.Background(), failing); err == nil || !strings.Contains(err.Error(), "fetch instance inst") {
 		t.Errorf("a file that cannot be fetched: %v", err)
 	}

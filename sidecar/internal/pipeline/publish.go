@@ -125,6 +125,10 @@ func (p *Pipeline) route(ctx context.Context, tx *sql.Tx, row store.Instance, d 
 			return err
 		}
 	}
+	// It came late to what rules have sent already, or are still waiting for, whether they would begin with it or not.
+	if err := p.Marker.LateIn(ctx, tx, row.SeriesID, row.StudyID); err != nil {
+		return err
+	}
 	return p.Store.SetRouted(ctx, tx, row.ID, row.Arrival())
 }
 
