@@ -12,6 +12,7 @@ import (
 	"imagingrouter/sidecar/internal/config"
 	"imagingrouter/sidecar/internal/intake"
 	"imagingrouter/sidecar/internal/metrics"
+	"imagingrouter/sidecar/internal/orthanc"
 )
 
 func TestCheckKnowsTheRouterByItsAnswer(t *testing.T) {
@@ -61,5 +62,28 @@ func TestCheckKnowsTheRouterByItsAnswer(t *testing.T) {
 				t.Errorf("%s; want %s … %s", line, tt.word, tt.text)
 			}
 		})
+	}
+}
+
+// The router takes all of Orthanc's jobs but one: check says where that leaves little, or where the two do not know of one another.
+func TestCheckOfJobs(t *testing.T) {
+	for name, tt := range map[string]struct {
+		says, configured, destinations int
+		want                           string
+	}{
+		"no destination":        {2, 0, 0, ""},
+		"plenty":                {8, 0, 1, "ok "},
+		"Orthanc's own default": {2, 0, 1, "warn "},
+		"silent":                {0, 0, 1, "warn "},
+		"silent, configured":    {0, 8, 1, "ok "},
+		"more than there are":   {4, 8, 1, "WRONG "},
+	} {
+		c := &config.Config{Destinations: make([]config.Destination, tt.destinations)}
+		c.Orthanc.ConcurrentJobs = tt.configured
+		var out strings.Builder
+		(&checks{out: &out}).jobs(c, orthanc.System{ConcurrentJobs: tt.says})
+		if got := out.String(); !strings.HasPrefix(got, tt.want) || (got == "") != (tt.want == "") {
+			t.Errorf("%s: %q, want %q", name, got, tt.want)
+		}
 	}
 }

@@ -39,7 +39,7 @@ FILE|DIR  classifies DICOM files, or pictures, without an Orthanc. How a file wo
 
 With --against the rules of another configuration file are gone through as well, and only what would have gone elsewhere is shown.
 Rules see "now" as it was when the instance was classified, and tags and study as they are in Orthanc today. Whether forwarding is on, and
-forwarding.route_max_age and forwarding.copies, are left aside: they say whether the rules are asked at all.
+forwarding.route_max_age, are left aside: they say whether the rules are asked at all.
 
 It shows tags as the rules see them: what it prints can be a patient's.
 

@@ -161,7 +161,7 @@ func TestCommandsRun(t *testing.T) {
 			ran["sqlite3"]++
 			continue
 		}
-		if words[0] != "imaging-router" || !slices.Contains([]string{"jobs", "forwarding", "healthcheck", "version"}, words[1]) || strings.Contains(c.text, "--config") {
+		if words[0] != "imaging-router" || !slices.Contains([]string{"jobs", "deliveries", "forwarding", "healthcheck", "version"}, words[1]) || strings.Contains(c.text, "--config") {
 			continue
 		}
 		line := strings.ReplaceAll(c.text, "http://127.0.0.1:8081", r.URL)
@@ -178,7 +178,7 @@ func TestCommandsRun(t *testing.T) {
 		}
 		ran[words[1]]++
 	}
-	for _, name := range []string{"jobs", "forwarding", "healthcheck", "sqlite3"} {
+	for _, name := range []string{"jobs", "deliveries", "forwarding", "healthcheck", "sqlite3"} {
 		if ran[name] == 0 {
 			t.Errorf("no command of %s was run: %v", name, ran)
 		}

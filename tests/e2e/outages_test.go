@@ -3,24 +3,30 @@ package e2e
 import (
 	"fmt"
 	"net/http"
-	"strings"
 	"testing"
 
 	"imagingrouter/tests/orthanctest"
 	"imagingrouter/tests/routertest"
 )
 
-// failing waits until the router has noted that a delivery to a destination was not made.
+// failing waits until a further attempt to deliver something to a destination has failed.
 func (w *world) failing(destination string) {
 	w.Helper()
-	failures := func() int { return strings.Count(w.router.Log(), "to "+destination+": ") }
-	before := failures()
+	before := w.failures(destination)
 	w.eventually("a delivery to "+destination+" fails", func() error {
-		if failures() == before {
+		if w.failures(destination) == before {
 			return fmt.Errorf("%d failures, as before", before)
 		}
 		return nil
 	})
+}
+
+// failures counts the attempts to deliver to a destination that have failed.
+func (w *world) failures(destination string) int64 {
+	w.Helper()
+	n, err := w.router.Query(w.Context(), "SELECT coalesce(sum(attempts - (state IN ('submitting', 'sent', 'delivered'))), 0) FROM delivery WHERE destination = ?", destination)
+	w.must(err)
+	return n
 }
 
 // A destination is down, then out of order, then hanging, then back: what was for it arrives, once; labels and the other destination do

@@ -195,7 +195,7 @@ func (w *world) metrics() routertest.Metrics {
 }
 
 // idle waits until the router has followed the archive's changes to their end and nothing is left to do: no open job, no instance and
-// no delivery on its way.
+// no delivery on its way, and no rule that waits for a series or study to be complete.
 func (w *world) idle() {
 	w.Helper()
 	w.eventually("the router has done its work", w.atRest)
@@ -207,6 +207,7 @@ func (w *world) atRest() error {
 		return err
 	}
 	open := m.Sum("queue_jobs") + m.Sum("instances", `state="due"`) + m.Sum("instances", `state="classified"`)
+	open += m.Sum("wholes", `state="waiting"`) - m.Sum("queue_jobs", `kind="gather"`) // what is held for a person is at rest, though its job stays
 	for _, state := range []string{"pending", "submitting", "sent"} {
 		open += m.Sum("deliveries", fmt.Sprintf("state=%q", state))
 	}

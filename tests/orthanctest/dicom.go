@@ -20,7 +20,8 @@ const (
 type File struct {
 	SOPClass, Modality                  string // DX when empty
 	StudyUID, SeriesUID, SOPInstanceUID string
-	Side                                int // rows and columns; 16 when zero
+	PatientID                           string // TEST when empty; the same study is of the same patient
+	Side                                int    // rows and columns; 16 when zero
 	Grey                                byte
 }
 
@@ -28,6 +29,9 @@ type File struct {
 func (f File) Bytes() []byte {
 	if f.SOPClass == "" {
 		f.SOPClass, f.Modality = DigitalXRay, "DX"
+	}
+	if f.PatientID == "" {
+		f.PatientID = "TEST"
 	}
 	if f.Side == 0 {
 		f.Side = 16
@@ -48,7 +52,7 @@ func (f File) Bytes() []byte {
 	set.text(0x0008, 0x0018, "UI", f.SOPInstanceUID)
 	set.text(0x0008, 0x0060, "CS", f.Modality)
 	set.text(0x0010, 0x0010, "PN", "Test^Phantom")
-	set.text(0x0010, 0x0020, "LO", "TEST")
+	set.text(0x0010, 0x0020, "LO", f.PatientID)
 	set.text(0x0020, 0x000d, "UI", f.StudyUID)
 	set.text(0x0020, 0x000e, "UI", f.SeriesUID)
 	set.number(0x0002, 1)

@@ -2,6 +2,7 @@ package routertest
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
@@ -46,6 +47,10 @@ type Proxy struct {
 	mu        sync.Mutex
 	behaviour Behaviour
 	delay     time.Duration
+	passes    int                            // POSTs that pass before the behaviour begins
+	rejected  map[string]bool                // SOP Instance UIDs whose POSTs are answered with 500, whatever the behaviour
+	withholds func(method, path string) bool // requests whose answers are withheld; nil: none
+	withheld  int
 	changed   chan struct{} // closed when the behaviour changes: hanging requests end
 	posts     []Post
 	requests  []Request
@@ -83,9 +88,68 @@ func NewProxy(t testing.TB, target string) *Proxy {
 func (p *Proxy) Set(b Behaviour) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.behaviour = b
+	p.behaviour, p.passes = b, 0
+	p.wake()
+}
+
+// wake ends what hangs. The caller holds the lock.
+func (p *Proxy) wake() {
 	close(p.changed)
 	p.changed = make(chan struct{})
+}
+
+// After lets n POSTs of instances pass and does to the later ones what the behaviour says.
+func (p *Proxy) After(n int, b Behaviour) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.behaviour, p.passes = b, n
+	p.wake()
+}
+
+// Reject answers the POSTs of these instances, by SOP Instance UID, with 500 from now on, and of no other; the rest goes as the behaviour says.
+func (p *Proxy) Reject(uids ...string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.rejected = map[string]bool{}
+	for _, uid := range uids {
+		p.rejected[uid] = true
+	}
+}
+
+// Withhold passes requests of any kind on for which the function holds, and keeps their answers until the next Withhold, when their connections
+// are reset. nil withholds nothing.
+func (p *Proxy) Withhold(which func(method, path string) bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.withholds = which
+	p.wake()
+}
+
+// Withheld counts the requests that were passed on and answered by the server behind, and whose answers were withheld.
+func (p *Proxy) Withheld() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.withheld
+}
+
+// withhold passes a request on, keeps the answer until something changes, and resets the connection.
+func (p *Proxy) withhold(w http.ResponseWriter, r *http.Request, behind http.Handler, changed <-chan struct{}) {
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		reset(w)
+		return
+	}
+	passed := r.WithContext(context.WithoutCancel(r.Context())) // the server behind shall do it, whether the client is still there or not
+	passed.Body = io.NopCloser(bytes.NewReader(body))
+	behind.ServeHTTP(discard{http.Header{}}, passed)
+	p.mu.Lock()
+	p.withheld++
+	p.mu.Unlock()
+	select {
+	case <-changed:
+	case <-r.Context().Done():
+	}
+	reset(w)
 }
 
 // Delay answers the POSTs that pass by so much later.
@@ -99,8 +163,17 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request, behind http.Handle
 	p.mu.Lock()
 	p.requests = append(p.requests, Request{r.Method, r.URL.Path})
 	behaviour, delay, changed := p.behaviour, p.delay, p.changed
+	instance := r.Method == http.MethodPost && strings.TrimSuffix(r.URL.Path, "/") == "/instances"
+	if instance && p.passes > 0 {
+		behaviour, p.passes = Pass, p.passes-1
+	}
+	withheld := p.withholds != nil && p.withholds(r.Method, r.URL.Path)
 	p.mu.Unlock()
-	if r.Method != http.MethodPost || strings.TrimSuffix(r.URL.Path, "/") != "/instances" {
+	if withheld {
+		p.withhold(w, r, behind, changed)
+		return
+	}
+	if !instance {
 		behind.ServeHTTP(w, r)
 		return
 	}
@@ -113,9 +186,12 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request, behind http.Handle
 		reset(w)
 		return
 	}
-	sum := sha256.Sum256(body)
+	sum, uid := sha256.Sum256(body), sopInstanceUID(body)
 	p.mu.Lock()
-	p.posts = append(p.posts, Post{SOPInstanceUID: sopInstanceUID(body), SHA256: hex.EncodeToString(sum[:]), Passed: behaviour == Pass || behaviour == LostReply, At: time.Now()})
+	if p.rejected[uid] {
+		behaviour = Fail
+	}
+	p.posts = append(p.posts, Post{SOPInstanceUID: uid, SHA256: hex.EncodeToString(sum[:]), Passed: behaviour == Pass || behaviour == LostReply, At: time.Now()})
 	p.mu.Unlock()
 	r.Body = io.NopCloser(bytes.NewReader(body))
 	switch behaviour {

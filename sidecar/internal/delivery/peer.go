@@ -39,7 +39,20 @@ func (p Peer) recognise(ctx context.Context, c *orthanc.Client, parcel Parcel) (
 	peers, err := c.Peers(ctx)
 	address := peers[p.Name].URL
 	return func(j orthanc.Job) bool {
-		to, _ := j.Content["Peer"].([]any)
-		return j.Type == "OrthancPeerStore" && address != "" && len(to) > 0 && to[0] == address && onlyResources(j.Content["ParentResources"], parcel)
+		return j.Type == "OrthancPeerStore" && address != "" && peerAddress(j.Content["Peer"]) == address && onlyResources(j.Content["ParentResources"], parcel)
 	}, err
+}
+
+// peerAddress reads a peer's address out of a job. Orthanc writes the peer in the short form of its configuration, a list that begins with the
+// address, unless the peer has something that only the long form can say, such as a Timeout.
+func peerAddress(peer any) any {
+	switch p := peer.(type) {
+	case []any:
+		if len(p) > 0 {
+			return p[0]
+		}
+	case map[string]any:
+		return p["Url"]
+	}
+	return nil
 }

@@ -113,7 +113,10 @@ type webhookResult struct {
 
 func newWebhookBody(p Parcel) webhookBody {
 	body := webhookBody{Delivery: p.ID, Level: p.Level.One(), Study: p.StudyID, Rule: p.Rule, ReceivedAt: p.ReceivedAt, Instances: []webhookInstance{}}
-	if p.Level != store.LevelStudy && len(p.Parts) > 0 {
+	switch {
+	case p.Level == store.LevelSeries:
+		body.Series = p.ResourceID
+	case p.Level == store.LevelInstance && len(p.Parts) > 0:
 		body.Series = p.Parts[0].SeriesID
 	}
 	for _, part := range p.Parts {

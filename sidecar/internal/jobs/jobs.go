@@ -203,12 +203,30 @@ func (q *Queue) Hold(ctx context.Context, destination string, hold bool) error {
 // riverNow is the present in the form in which River keeps times on SQLite.
 const riverNow = "strftime('%Y-%m-%d %H:%M:%f', 'now')"
 
+// failedOften is how often a delivery may fail before the others go before it when its destination is back: perhaps it is the delivery, and
+// not the destination.
+const failedOften = 3
+
 // Hasten lets the deliveries to a destination that wait for their next attempt be tried at once, because the destination is back. They keep
-// their order: the oldest goes first.
+// their order: the oldest goes first, and last what has failed often.
 func (q *Queue) Hasten(ctx context.Context, destination string) (int64, error) {
-	res, err := q.db.ExecContext(ctx, "UPDATE river_job SET state = 'available', scheduled_at = created_at WHERE state = 'retryable' AND queue = ?", deliverQueue(destination))
+	res, err := q.db.ExecContext(ctx, "UPDATE river_job SET state = 'available', scheduled_at = CASE WHEN coalesce(json_array_length(errors), 0) > ? THEN "+riverNow+
+		" ELSE created_at END WHERE state = 'retryable' AND queue = ?", failedOften, deliverQueue(destination))
 	if err != nil {
 		return 0, fmt.Errorf("hasten deliveries to %s: %w", destination, err)
+	}
+	return res.RowsAffected()
+}
+
+// Try wakes one delivery to a destination, to find out whether the destination is back, unless one is about to go anyway. It is the one that has
+// failed least often: what a destination never takes must not be all that it is tried with.
+func (q *Queue) Try(ctx context.Context, destination string) (int64, error) {
+	queue := deliverQueue(destination)
+	res, err := q.db.ExecContext(ctx, `UPDATE river_job SET state = 'available', scheduled_at = created_at WHERE id = (
+			SELECT id FROM river_job WHERE state = 'retryable' AND queue = ? ORDER BY coalesce(json_array_length(errors), 0), priority, created_at, id LIMIT 1)
+		AND NOT EXISTS (SELECT 1 FROM river_job WHERE state IN ('available', 'running') AND queue = ?)`, queue, queue)
+	if err != nil {
+		return 0, fmt.Errorf("try a delivery to %s: %w", destination, err)
 	}
 	return res.RowsAffected()
 }
@@ -223,10 +241,10 @@ func (q *Queue) Wake(ctx context.Context, tx *sql.Tx, job int64) error {
 }
 
 // MendClock wakes jobs that sleep longer than any job puts itself to sleep: the clock was ahead when they did, and has been set back since.
-// What waits for a rule's schedule is left alone.
+// So do those that were about to begin: River takes none before its time. What waits for a rule's schedule is left alone.
 func (q *Queue) MendClock(ctx context.Context) (int64, error) {
 	longest := time.Now().UTC().Add(2*max(q.opts.BackoffMax, time.Minute) + time.Minute).Format("2006-01-02 15:04:05.000")
-	res, err := q.db.ExecContext(ctx, "UPDATE river_job SET state = 'available', scheduled_at = "+riverNow+` WHERE state IN ('retryable', 'scheduled') AND scheduled_at > ?
+	res, err := q.db.ExecContext(ctx, "UPDATE river_job SET state = 'available', scheduled_at = "+riverNow+` WHERE state IN ('available', 'retryable', 'scheduled') AND scheduled_at > ?
 		AND id NOT IN (SELECT job FROM delivery WHERE not_before > ?)`, longest, time.Now().UnixMilli())
 	if err != nil {
 		return 0, fmt.Errorf("wake jobs that sleep too long: %w", err)

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"regexp"
 	"time"
 
 	"github.com/riverqueue/river"
@@ -314,7 +315,7 @@ func (p *Pipeline) sendOurselves(ctx context.Context, parcel delivery.Parcel, to
 // looks for the job first and sends nothing twice.
 func (p *Pipeline) undelivered(ctx context.Context, job *river.Job[jobs.Deliver], d store.Delivery, cause error) error {
 	p.Metrics.Retry(job.Kind)
-	if d.LastError != cause.Error() { // the same trouble is told once
+	if !sameTrouble(d.LastError, cause.Error()) { // the same trouble is told once
 		p.Log.Warn().Err(cause).Str(d.Level.One(), d.ResourceID).Str("delivery", d.ID).Str("destination", d.To()).Int64("job", job.ID).Int("attempt", job.Attempt).Msg("delivery not made yet")
 		if err := p.tell(ctx, d, store.Event{Stage: job.Kind, Job: job.ID, Attempt: job.Attempt, Outcome: "error", Detail: fmt.Sprintf("%s %s %v", d.To(), d.ID, cause)}); err != nil {
 			return err
@@ -337,6 +338,13 @@ func (p *Pipeline) undelivered(ctx context.Context, job *river.Job[jobs.Deliver]
 		return jobs.Later(p.gap())
 	}
 	return cause
+}
+
+// jobID matches the identifiers of Orthanc's jobs: each attempt has another one.
+var jobID = regexp.MustCompile(`[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}`)
+
+func sameTrouble(a, b string) bool {
+	return jobID.ReplaceAllString(a, "") == jobID.ReplaceAllString(b, "")
 }
 
 // Excused says of a failed attempt that it is not the destination's fault, for its gate.

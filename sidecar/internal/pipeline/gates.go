@@ -97,6 +97,11 @@ func (p *Pipeline) hold(ctx context.Context) error {
 		trial := to.Gate.State() == delivery.GateTrial
 		last, known := p.gates[name]
 		if known && last == (gateState{why, trial}) {
+			if trial && why == "" { // what was to find it out may have ended without being sent
+				if _, err := p.Queue.Try(ctx, name); err != nil {
+					return err
+				}
+			}
 			continue
 		}
 		if !known || (last.why == "") != (why == "") {
@@ -110,7 +115,11 @@ func (p *Pipeline) hold(ctx context.Context) error {
 		}
 		// Back, or to be tried: what waits for its own next attempt need not wait any longer.
 		if known && why == "" && (last.why != "" || last.trial) {
-			if _, err := p.Queue.Hasten(ctx, name); err != nil {
+			wake := p.Queue.Hasten
+			if trial {
+				wake = p.Queue.Try
+			}
+			if _, err := wake(ctx, name); err != nil {
 				return err
 			}
 		}

@@ -116,7 +116,7 @@ type member struct {
 
 func (m member) item() store.Item {
 	item := store.Item{InstanceID: m.inst.ID, FileUUID: m.inst.FileUUID}
-	if m.known && m.row.FileUUID == m.inst.FileUUID {
+	if m.known && m.row.FileUUID == m.inst.FileUUID && m.row.HasResult() {
 		item.ContentMD5 = m.row.ContentMD5
 	}
 	return item
@@ -126,7 +126,7 @@ func (m member) item() store.Item {
 func (p *Pipeline) gather(ctx context.Context, job *river.Job[jobs.Gather], list []store.Gathering) error {
 	end := func(state store.GatheringState, reason string) error {
 		for _, g := range list {
-			if err := p.endGathering(ctx, job, g, state, nil, nil, reason); err != nil {
+			if err := p.endGathering(ctx, job, g, state, nil, nil, nil, reason); err != nil {
 				return err
 			}
 		}
@@ -152,7 +152,7 @@ func (p *Pipeline) gather(ctx context.Context, job *river.Job[jobs.Gather], list
 	for _, g := range list {
 		at := slices.IndexFunc(wholes, func(r rules.Whole) bool { return r.Name == g.Rule && storeLevel(r.Level) == g.Level })
 		if at < 0 {
-			if err := p.endGathering(ctx, job, g, store.GatheringSkipped, nil, nil, "the configuration no longer has this rule"); err != nil {
+			if err := p.endGathering(ctx, job, g, store.GatheringSkipped, w.members, nil, nil, "the configuration no longer has this rule"); err != nil {
 				return err
 			}
 			continue
@@ -282,7 +282,7 @@ func (p *Pipeline) gatherFor(ctx context.Context, job *river.Job[jobs.Gather], g
 		case waited < rule.WaitAtMost:
 			return p.gatherLater(ctx, job, g, store.GatheringWaiting, why)
 		case rule.OnTimeout == rules.TimeoutHold && waited > p.GiveUpAfter:
-			return p.endGathering(ctx, job, g, store.GatheringSkipped, nil, nil, fmt.Sprintf("not complete within give_up_after (%s): %s", p.GiveUpAfter, why))
+			return p.endGathering(ctx, job, g, store.GatheringSkipped, members, nil, nil, fmt.Sprintf("not complete within give_up_after (%s): %s", p.GiveUpAfter, why))
 		case rule.OnTimeout == rules.TimeoutHold:
 			return p.gatherLater(ctx, job, g, store.GatheringHeld, fmt.Sprintf("not complete after %s: %s", rule.WaitAtMost, why))
 		}
@@ -296,9 +296,9 @@ func (p *Pipeline) gatherFor(ctx context.Context, job *river.Job[jobs.Gather], g
 		why := fmt.Sprintf("%d of %d instances are under review", doubtful, len(members))
 		switch {
 		case rule.OnReview == rules.ReviewSkip:
-			return p.endGathering(ctx, job, g, store.GatheringSkipped, nil, nil, "not sent: "+why+" (on_review: skip)")
+			return p.endGathering(ctx, job, g, store.GatheringSkipped, members, nil, nil, "not sent: "+why+" (on_review: skip)")
 		case rule.OnReview == rules.ReviewHold && waited > p.GiveUpAfter:
-			return p.endGathering(ctx, job, g, store.GatheringSkipped, nil, nil, fmt.Sprintf("not sent: no review within give_up_after (%s)", p.GiveUpAfter))
+			return p.endGathering(ctx, job, g, store.GatheringSkipped, members, nil, nil, fmt.Sprintf("not sent: no review within give_up_after (%s)", p.GiveUpAfter))
 		case rule.OnReview == rules.ReviewHold:
 			return p.gatherLater(ctx, job, g, store.GatheringHeld, why)
 		}
@@ -404,7 +404,7 @@ func (p *Pipeline) decideWhole(ctx context.Context, job *river.Job[jobs.Gather],
 		}
 	}
 	if !matched {
-		return p.endGathering(ctx, job, g, store.GatheringDecided, nil, nil, note+why)
+		return p.endGathering(ctx, job, g, store.GatheringDecided, members, nil, nil, note+why)
 	}
 	var plans []store.Delivery
 	items := map[string][]store.Item{}
@@ -425,7 +425,7 @@ func (p *Pipeline) decideWhole(ctx context.Context, job *river.Job[jobs.Gather],
 		}
 		plans = append(plans, plan)
 	}
-	return p.endGathering(ctx, job, g, store.GatheringDecided, plans, items, note+why)
+	return p.endGathering(ctx, job, g, store.GatheringDecided, members, plans, items, note+why)
 }
 
 // urgent returns the more urgent of two priorities; "" is none yet.
@@ -448,11 +448,10 @@ func (p *Pipeline) gatherLater(ctx context.Context, job *river.Job[jobs.Gather],
 	return nil
 }
 
-// endGathering stores what a rule has decided, with its deliveries, in one transaction.
-func (p *Pipeline) endGathering(ctx context.Context, job *river.Job[jobs.Gather], g store.Gathering, state store.GatheringState, plans []store.Delivery, items map[string][]store.Item, why string) error {
+// endGathering stores what a rule has decided, with its deliveries, in one transaction, and tells it in the story of every member.
+func (p *Pipeline) endGathering(ctx context.Context, job *river.Job[jobs.Gather], g store.Gathering, state store.GatheringState, members []member, plans []store.Delivery, items map[string][]store.Item, why string) error {
 	began, words, created := time.Now(), []string{why}, 0
 	err := p.Store.Tx(ctx, func(tx *sql.Tx) error {
-		var told []string
 		for _, plan := range plans {
 			d, made, err := p.addDelivery(ctx, tx, plan, items[plan.Destination])
 			if err != nil {
@@ -465,16 +464,14 @@ func (p *Pipeline) endGathering(ctx context.Context, job *river.Job[jobs.Gather]
 			created++
 			words = append(words, fmt.Sprintf("%d instances to %s", d.Instances, plan.Destination))
 		}
-		for _, list := range items {
-			for _, item := range list {
-				told = append(told, item.InstanceID)
-			}
+		told := make([]string, len(members))
+		for i, m := range members {
+			told[i] = m.inst.ID
 		}
-		slices.Sort(told)
 		if _, err := p.Store.EndGathering(ctx, tx, g, state, created > 0, strings.Join(words, "; ")); err != nil {
 			return err
 		}
-		return p.Store.AddEventTo(ctx, tx, slices.Compact(told), store.Event{Stage: job.Kind, Job: job.ID, Attempt: job.Attempt, Outcome: string(state),
+		return p.Store.AddEventTo(ctx, tx, told, store.Event{Stage: job.Kind, Job: job.ID, Attempt: job.Attempt, Outcome: string(state),
 			Detail: fmt.Sprintf("%s %s, rule %q: %s", g.Level.One(), g.ResourceID, g.Rule, strings.Join(words, "; ")), Took: time.Since(began)})
 	})
 	if err != nil {

@@ -172,8 +172,9 @@ func TestLate(t *testing.T) {
 				if g.Open() && (g.OpenedAt.Equal(began) != was || time.Since(g.ChangedAt) > time.Minute || !g.DecidedAt.IsZero()) {
 					t.Errorf("the round began %s, was open: %t; %+v", g.OpenedAt, was, g)
 				}
-				if g.Sent != tt.sent {
-					t.Errorf("sent %t, want %t", g.Sent, tt.sent)
+				end(t, s, LevelStudy, study, GatheringDecided, false)
+				if after := gathering(t, s, LevelStudy, study); g.Sent != tt.sent || after.Sent != tt.sent {
+					t.Errorf("sent %t, and %t after a round that sent nothing; want %t", g.Sent, after.Sent, tt.sent)
 				}
 			}
 		})
