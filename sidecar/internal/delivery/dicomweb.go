@@ -34,7 +34,6 @@ func (s DICOMweb) submit(ctx context.Context, c *orthanc.Client, p Parcel) (stri
 	return c.Stow(ctx, s.Name, p.shipment())
 }
 
-//nolint:unparam // the interface's error
 func (s DICOMweb) recognise(_ context.Context, _ *orthanc.Client, p Parcel) (func(orthanc.Job) bool, error) {
 	return func(j orthanc.Job) bool {
 		resources, _ := j.Content["Resources"].(map[string]any)

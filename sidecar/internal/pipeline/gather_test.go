@@ -66,7 +66,8 @@ func TestItemOfAMember(t *testing.T) {
 		m    member
 		want store.Item
 	}{
-		"looked at":   {member{inst: inst, known: true, row: store.Instance{FileUUID: "new", ContentMD5: "a"}}, store.Item{InstanceID: "i", FileUUID: "new", ContentMD5: "a"}},
+		"looked at":   {member{inst: inst, known: true, row: store.Instance{State: store.StatePublished, FileUUID: "new", ContentMD5: "a"}}, store.Item{InstanceID: "i", FileUUID: "new", ContentMD5: "a"}},
+		"unreadable":  {member{inst: inst, known: true, row: store.Instance{State: store.StateUnreadable, FileUUID: "new", ContentMD5: "a"}}, store.Item{InstanceID: "i", FileUUID: "new"}}, // the sum is the older content's
 		"overwritten": {member{inst: inst, known: true, row: store.Instance{FileUUID: "old", ContentMD5: "a"}}, store.Item{InstanceID: "i", FileUUID: "new"}},
 		"a report":    {member{inst: inst}, store.Item{InstanceID: "i", FileUUID: "new"}},
 	} {

@@ -28,7 +28,7 @@ var (
 )
 
 // Check says what is wrong with a template: a relative path of letters, digits, dots, "-", "_" and "/" in which placeholders are
-// replaced. It names {instance} or {delivery}, so that no file replaces another's.
+// replaced. It names {instance}, so that no file replaces another's.
 func Check(template string) error {
 	for _, p := range placeholder.FindAllString(template, -1) {
 		if !slices.Contains(placeholders, p) {
@@ -37,8 +37,8 @@ func Check(template string) error {
 	}
 	path := placeholder.ReplaceAllString(template, "x")
 	switch {
-	case !strings.Contains(template, "{instance}") && !strings.Contains(template, "{delivery}"):
-		return errors.New("must name {instance} or {delivery}, or files would replace one another")
+	case !strings.Contains(template, "{instance}"): // a delivery may hold several
+		return errors.New("must name {instance}, or files would replace one another")
 	case !plain.MatchString(path):
 		return errors.New("may hold letters, digits, dots, -, _, / and placeholders only")
 	case !filepath.IsLocal(path) || strings.HasSuffix(path, "/"):

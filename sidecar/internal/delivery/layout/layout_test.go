@@ -9,18 +9,18 @@ import (
 
 func TestCheck(t *testing.T) {
 	for template, want := range map[string]string{
-		Default:                            "",
-		"{instance}":                       "",
-		"in/{date}/{class}-{delivery}.dcm": "",
-		"{class}.dcm":                      "must name {instance}",
-		"{patient}/{instance}":             "unknown placeholder {patient}",
-		"../{instance}.dcm":                "inside the folder",
-		"a/../../{instance}.dcm":           "inside the folder",
-		"/abs/{instance}.dcm":              "inside the folder",
-		"{instance}/":                      "ends in a file name",
-		"{instance} .dcm":                  "may hold",
-		"{instance":                        "must name",
-		"{{instance}}.dcm":                 "may hold",
+		Default:      "",
+		"{instance}": "",
+		"in/{date}/{class}-{delivery}-{instance}.dcm": "",
+		"{class}.dcm":            "must name {instance}",
+		"{patient}/{instance}":   "unknown placeholder {patient}",
+		"../{instance}.dcm":      "inside the folder",
+		"a/../../{instance}.dcm": "inside the folder",
+		"/abs/{instance}.dcm":    "inside the folder",
+		"{instance}/":            "ends in a file name",
+		"{instance} .dcm":        "may hold",
+		"{instance":              "must name",
+		"{{instance}}.dcm":       "may hold",
 	} {
 		err := Check(template)
 		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
