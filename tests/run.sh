@@ -36,7 +36,7 @@ trap 'rm -rf -- "$reporter"' EXIT
 go build -o "$reporter/report" ./tests/report
 
 gotest() { # arguments of go test; what fails is shown whole, what passes in one line
-  go test -json -timeout 20m "$@" | "$reporter/report"
+  go test -json -timeout 60m "$@" | "$reporter/report"
 }
 
 # Debian's interpreter has the modules that prerequisites.sh asks apt for; another one in PATH may not.
