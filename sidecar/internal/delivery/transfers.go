@@ -43,6 +43,8 @@ func (t Transfers) submit(ctx context.Context, c *orthanc.Client, p Parcel) (str
 
 // recognise goes by the peer and the number of instances alone: the plugin's jobs name neither them nor our delivery. Of two deliveries of
 // equal size that were being submitted when the router died, one may take the other's job for its own.
+//
+//nolint:unparam // the interface's error
 func (t Transfers) recognise(_ context.Context, _ *orthanc.Client, p Parcel) (func(orthanc.Job) bool, error) {
 	return func(j orthanc.Job) bool {
 		n, _ := j.Content["TotalInstances"].(float64)

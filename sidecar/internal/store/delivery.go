@@ -427,8 +427,8 @@ func (s *Store) AddEventTo(ctx context.Context, tx *sql.Tx, ids []string, e Even
 		for _, id := range part {
 			args = append(args, id)
 		}
-		query := "INSERT INTO event (instance_id, at, stage, job, attempt, outcome, detail, took_ms) SELECT id, ?, ?, ?, ?, ?, ?, ? FROM instance WHERE id IN (" + marks(len(part)) + ")"
-		_, err := tx.ExecContext(ctx, query, args...) //nolint:gosec // placeholders only
+		query := "INSERT INTO event (instance_id, at, stage, job, attempt, outcome, detail, took_ms) SELECT id, ?, ?, ?, ?, ?, ?, ? FROM instance WHERE id IN (" + marks(len(part)) + ")" //nolint:gosec // placeholders only
+		_, err := tx.ExecContext(ctx, query, args...)
 		if err != nil {
 			return fmt.Errorf("note event of %d instances: %w", len(ids), err)
 		}
