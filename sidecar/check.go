@@ -310,7 +310,7 @@ func (r *checks) traffic(ctx context.Context, c *config.Config) {
 		}
 	}
 	if reason, since, err := newVolume(c, s, zerolog.Nop()).Held(ctx); err == nil && reason != "" {
-		r.wrong("deliveries", fmt.Sprintf("since %s: %s", clock(since), reason), "find out why there are so many (imaging-router deliveries list --state held), then release or cancel them")
+		r.wrong("deliveries", fmt.Sprintf("since %s: %s", clock(since), reason), "find out why there are so many (imaging-router deliveries list --state held), cancel what should not go, then imaging-router deliveries release")
 	}
 	waiting, err := s.Waiting(ctx, 0)
 	if err != nil {

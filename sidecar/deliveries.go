@@ -358,7 +358,14 @@ identifier as before, and give_up_after counts anew. The count is printed first;
 			if err != nil {
 				return err
 			}
+			all := len(list)
 			list = slices.DeleteFunc(list, func(d store.Delivery) bool { return !slices.Contains(c.DestinationNames(), d.To()) })
+			if gone := all - len(list); gone > 0 {
+				fmt.Fprintf(cmd.ErrOrStderr(), "%d left out: the configuration no longer has their destination\n", gone)
+				if len(list) == 0 {
+					return errors.New("there is nothing to retry")
+				}
+			}
 			fmt.Fprintf(cmd.OutOrStdout(), "%d deliveries\n", len(list))
 			if dryRun {
 				return nil
@@ -430,6 +437,9 @@ rule: forwarding off, correct and reload the rules, deliveries cancel, forwardin
 				}
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "%d deliveries cancelled, %d were no longer pending\n", cancelled, len(list)-cancelled)
+			if reason, _, _, err := db.Setting(cmd.Context(), store.SettingVolumeBrake); err == nil && reason != "" {
+				fmt.Fprintln(cmd.OutOrStdout(), "the volume brake still holds what comes next: imaging-router deliveries release opens it")
+			}
 			return nil
 		},
 	}

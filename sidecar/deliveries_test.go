@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -132,6 +133,14 @@ func (s *site) changed(t *testing.T) string {
 	return strings.Join(changes, ", ")
 }
 
+// leftOut is what retry says of the one delivery whose destination is no longer configured, when it is among the selected.
+func leftOut(args []string) string {
+	if args[0] == "retry" && slices.Contains(args, "--rule") {
+		return "1 left out: the configuration no longer has their destination\n"
+	}
+	return ""
+}
+
 // What the commands print, and what they have done to the deliveries.
 func TestDeliveriesCommands(t *testing.T) {
 	for _, tt := range []struct {
@@ -155,7 +164,7 @@ func TestDeliveriesCommands(t *testing.T) {
 	} {
 		t.Run(strings.Join(tt.args, " "), func(t *testing.T) {
 			s := newSite(t)
-			if r := s.run(t, tt.args...); r.status != 0 || r.stdout != tt.stdout || r.stderr != "" {
+			if r := s.run(t, tt.args...); r.status != 0 || r.stdout != tt.stdout || r.stderr != leftOut(tt.args) {
 				t.Errorf("%+v, want %q", r, tt.stdout)
 			}
 			if got := s.changed(t); got != tt.changed {

@@ -128,7 +128,30 @@ func (p *Pipeline) pack(ctx context.Context, d store.Delivery, to delivery.Desti
 		}
 		parcel.Parts = append(parcel.Parts, part)
 	}
-	return parcel, why, nil
+	if _, ourselves := to.Kind.(delivery.Sender); ourselves {
+		err = p.nameSeries(ctx, parcel.Parts)
+	}
+	return parcel, why, err
+}
+
+// nameSeries asks Orthanc for the series of what the router does not look at, for files that are named after it.
+func (p *Pipeline) nameSeries(ctx context.Context, parts []delivery.Part) error {
+	var ids []string
+	for _, part := range parts {
+		if part.SeriesID == "" {
+			ids = append(ids, part.InstanceID)
+		}
+	}
+	if len(ids) == 0 {
+		return nil
+	}
+	present, err := p.presentIDs(ctx, ids)
+	for i := range parts {
+		if inst, there := present[parts[i].InstanceID]; there && parts[i].SeriesID == "" {
+			parts[i].SeriesID = inst.ParentSeries
+		}
+	}
+	return err
 }
 
 func (p *Pipeline) part(ctx context.Context, d store.Delivery, item store.Item) (delivery.Part, error) {

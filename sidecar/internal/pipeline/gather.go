@@ -197,7 +197,7 @@ func (p *Pipeline) whole(ctx context.Context, list []store.Gathering) (*whole, e
 		return nil, err
 	}
 	for _, inst := range instances {
-		m, err := p.member(ctx, inst, rows, modalities[inst.ParentSeries])
+		m, err := p.member(ctx, inst, rows, modalities[inst.ParentSeries], w.changed)
 		if err != nil {
 			return nil, err
 		}
@@ -243,7 +243,11 @@ func (p *Pipeline) modalities(ctx context.Context, instances []orthanc.Instance)
 	return out, err
 }
 
-func (p *Pipeline) member(ctx context.Context, inst orthanc.Instance, rows map[string]store.Instance, modality string) (member, error) {
+// unheard is how long an X-ray that the router has never heard of is waited for after the last thing that it did hear of in the study: the
+// follower takes seconds.
+const unheard = 2 * time.Minute
+
+func (p *Pipeline) member(ctx context.Context, inst orthanc.Instance, rows map[string]store.Instance, modality string, changed time.Time) (member, error) {
 	m := member{inst: inst}
 	var err error
 	if m.received, err = orthanc.ReceivedAt(inst); err != nil {
@@ -252,8 +256,8 @@ func (p *Pipeline) member(ctx context.Context, inst orthanc.Instance, rows map[s
 	m.row, m.known = rows[inst.ID]
 	wanted := p.Objects.Wanted(inst.Metadata["SopClassUid"], modality) && intake.Frames(inst) == 1
 	switch {
-	case !m.known:
-		m.waiting = wanted
+	case !m.known: // announced in a moment, or never: it came before the router's first start
+		m.waiting = wanted && time.Since(changed) < unheard
 		return m, nil
 	case m.row.Done < m.row.Due || m.row.State == store.StateDue || m.row.State == store.StateClassified:
 		m.waiting = true
@@ -332,9 +336,16 @@ func (p *Pipeline) incomplete(w *whole, members []member) string {
 // reviewed applies what a person has decided about results under review, and counts those that are still to be decided. A person decides by the
 // study's labels: takes the label "review" away, and sets the right class where the router's is wrong.
 func (p *Pipeline) reviewed(ctx context.Context, g store.Gathering, members []member) ([]member, int, error) {
+	var before map[string]bool // what went although it was under review is not asked about again when something comes late
+	if g.Sent {
+		var err error
+		if before, err = p.Store.SentBy(ctx, g.Rule, g.ResourceID); err != nil {
+			return nil, 0, err
+		}
+	}
 	doubtful := 0
 	for _, m := range members {
-		if m.result != nil && m.result.Review {
+		if m.result != nil && m.result.Review && !before[m.inst.ID] {
 			doubtful++
 		}
 	}

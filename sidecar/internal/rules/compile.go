@@ -166,7 +166,7 @@ func (c *compiler) whole(i int, rule Rule) {
 		set bool
 	}{{"wait_at_most", rule.WaitAtMost != 0}, {"on_timeout", rule.OnTimeout != ""}, {"on_review", rule.OnReview != ""}} {
 		if k.set {
-			c.fail(Place{Rule: i, Key: k.key}, rule, "is of rules that wait: add \"level: study\" or \"level: series\"")
+			c.fail(Place{Rule: i, Key: k.key}, rule, "only a rule that waits can have this: add \"level: study\" or \"level: series\"")
 		}
 	}
 }

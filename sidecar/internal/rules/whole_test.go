@@ -16,9 +16,9 @@ func TestWholeErrors(t *testing.T) {
 		"on_timeout":          {Rule{Level: LevelStudy, OnTimeout: "drop"}, `rules[0].on_timeout: rule "a": unknown on_timeout "drop" (known: send, hold)`},
 		"on_review":           {Rule{Level: LevelSeries, OnReview: "wait"}, `rules[0].on_review: rule "a": unknown on_review "wait" (known: hold, send, skip)`},
 		"a negative wait":     {Rule{Level: LevelStudy, WaitAtMost: -time.Minute}, `rules[0].wait_at_most: rule "a": must not be negative (got -1m0s)`},
-		"a wait for nothing":  {Rule{WaitAtMost: time.Minute}, `rules[0].wait_at_most: rule "a": is of rules that wait: add "level: study" or "level: series"`},
-		"nor for an instance": {Rule{Level: LevelInstance, OnReview: ReviewSkip}, `rules[0].on_review: rule "a": is of rules that wait: add "level: study" or "level: series"`},
-		"and no timeout":      {Rule{OnTimeout: TimeoutHold}, `rules[0].on_timeout: rule "a": is of rules that wait: add "level: study" or "level: series"`},
+		"a wait for nothing":  {Rule{WaitAtMost: time.Minute}, `rules[0].wait_at_most: rule "a": only a rule that waits can have this: add "level: study" or "level: series"`},
+		"nor for an instance": {Rule{Level: LevelInstance, OnReview: ReviewSkip}, `rules[0].on_review: rule "a": only a rule that waits can have this: add "level: study" or "level: series"`},
+		"and no timeout":      {Rule{OnTimeout: TimeoutHold}, `rules[0].on_timeout: rule "a": only a rule that waits can have this: add "level: study" or "level: series"`},
 		"all at once": {Rule{Level: "patient", WaitAtMost: -1, OnTimeout: "x", OnReview: "y"}, `rules[0].level: rule "a": unknown level "patient" (known: instance, series, study)
 rules[0].on_timeout: rule "a": unknown on_timeout "x" (known: send, hold)
 rules[0].on_review: rule "a": unknown on_review "y" (known: hold, send, skip)

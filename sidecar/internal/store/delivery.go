@@ -153,7 +153,7 @@ func (s *Store) Uncovered(ctx context.Context, tx *sql.Tx, destination string, p
 	var left []Item
 	for _, item := range items {
 		var n int
-		err := tx.QueryRowContext(ctx, "SELECT count(*) FROM delivery_item WHERE instance_id = ? AND destination = ? AND dropped = ''"+condition,
+		err := tx.QueryRowContext(ctx, "SELECT count(*) FROM delivery_item WHERE instance_id = ? AND destination = ? AND (dropped = '' OR dropped LIKE '%"+hasGotIt+"')"+condition,
 			item.InstanceID, destination, item.ContentMD5, item.FileUUID).Scan(&n)
 		if err != nil {
 			return nil, fmt.Errorf("look for deliveries of instance %s to %s: %w", item.InstanceID, destination, err)
@@ -292,6 +292,9 @@ func (s *Store) FinishDelivery(ctx context.Context, tx *sql.Tx, id string, state
 	return wrap(err, "finish delivery %s", id)
 }
 
+// hasGotIt ends the reason why an instance is left out of a diverted delivery. It counts as delivered, where the alternate stands in.
+const hasGotIt = " has got it"
+
 // Divert turns within tx a delivery that has not been handed over to another destination. left is what that one has not got anyway: the rest
 // is dropped. diverted is false when the delivery is no longer pending.
 func (s *Store) Divert(ctx context.Context, tx *sql.Tx, d Delivery, to string, left []Item) (diverted bool, err error) {
@@ -302,7 +305,23 @@ func (s *Store) Divert(ctx context.Context, tx *sql.Tx, d Delivery, to string, l
 	if n, err := res.RowsAffected(); err != nil || n == 0 {
 		return false, wrap(err, "divert delivery %s", d.ID)
 	}
-	return true, s.addItems(ctx, tx, d.ID, to, left)
+	if err := s.addItems(ctx, tx, d.ID, to, left); err != nil {
+		return true, err
+	}
+	_, err = tx.ExecContext(ctx, `UPDATE delivery_item SET dropped = ? WHERE delivery_id = ? AND destination = ? AND dropped = ''
+		AND instance_id NOT IN (SELECT instance_id FROM delivery_item WHERE delivery_id = ? AND destination = ?)`, to+hasGotIt, d.ID, d.Destination, d.ID, to)
+	return true, wrap(err, "divert delivery %s", d.ID)
+}
+
+// SentBy returns the instances that a rule has put into deliveries of a series or study.
+func (s *Store) SentBy(ctx context.Context, rule, resource string) (map[string]bool, error) {
+	ids, err := collect(ctx, s.read, scanText, `SELECT DISTINCT i.instance_id FROM delivery_item i JOIN delivery d ON d.id = i.delivery_id
+		WHERE d.rule = ? AND d.resource_id = ? AND i.dropped = '' `, rule, resource)
+	out := make(map[string]bool, len(ids))
+	for _, id := range ids {
+		out[id] = true
+	}
+	return out, err
 }
 
 // Divertible lists the pending deliveries to a destination that may go since before the given time, oldest first; with tried only those of

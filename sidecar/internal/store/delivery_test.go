@@ -157,8 +157,9 @@ func TestDivert(t *testing.T) {
 	if got.To() != "spare" || got.Destination != "pacs" || got.State != DeliveryPending {
 		t.Errorf("%+v", got)
 	}
-	if got := identifiers(must(s.Items(ctx, d.ID))(t)); got != "1 2" {
-		t.Errorf("it holds %q, want each instance once", got)
+	items := must(s.Items(ctx, d.ID))(t)
+	if got := identifiers(items); got != "1 2" || items[0].Dropped != "spare has got it" || items[1].Dropped != "" {
+		t.Errorf("it holds %q (%+v), want each instance once, without what the alternate has got", got, items)
 	}
 	for _, to := range []string{"pacs", "spare"} {
 		if left := uncovered(to); len(left) != 0 {

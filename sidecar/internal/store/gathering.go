@@ -60,7 +60,8 @@ func scanGathering(row scanner) (Gathering, error) {
 func (s *Store) Gather(ctx context.Context, tx *sql.Tx, level Level, resource, study, rule string) (job int64, err error) {
 	now := s.millis()
 	_, err = tx.ExecContext(ctx, `INSERT INTO gathering (level, resource_id, rule, study_id, state, opened_at, changed_at) VALUES (?, ?, ?, ?, 'waiting', ?, ?)
-		ON CONFLICT DO UPDATE SET touched = touched + 1, changed_at = excluded.changed_at, released = 0, decided_at = 0,
+		ON CONFLICT DO UPDATE SET touched = touched + 1, changed_at = excluded.changed_at, decided_at = 0,
+			released = CASE WHEN state IN ('waiting', 'held') THEN released ELSE 0 END,
 			opened_at = CASE WHEN state IN ('waiting', 'held') THEN opened_at ELSE excluded.opened_at END,
 			reason = CASE WHEN state IN ('waiting', 'held') THEN reason ELSE '' END,
 			state = CASE WHEN state IN ('waiting', 'held') THEN state ELSE 'waiting' END`, level, resource, rule, study, now, now)
@@ -75,7 +76,9 @@ func (s *Store) Gather(ctx context.Context, tx *sql.Tx, level Level, resource, s
 func (s *Store) Late(ctx context.Context, tx *sql.Tx, series, study string) ([]Gathering, error) {
 	now := s.millis()
 	const which = "(level = 'series' AND resource_id = ? OR level = 'studies' AND resource_id = ?)"
-	_, err := tx.ExecContext(ctx, `UPDATE gathering SET touched = touched + 1, changed_at = ?, released = 0, decided_at = 0,
+	_, err := tx.ExecContext(ctx, `UPDATE gathering SET touched = touched + 1, changed_at = ?, decided_at = 0,
+			released = CASE WHEN state IN ('waiting', 'held') THEN released ELSE 0 END,
+			reason = CASE WHEN state IN ('waiting', 'held') THEN reason ELSE '' END,
 			opened_at = CASE WHEN state IN ('waiting', 'held') THEN opened_at ELSE ? END,
 			state = CASE WHEN state IN ('waiting', 'held') THEN state ELSE 'waiting' END
 		WHERE `+which+" AND (sent OR state IN ('waiting', 'held'))", now, now, series, study)

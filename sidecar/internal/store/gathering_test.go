@@ -217,8 +217,8 @@ func TestReleaseAndCancelGatherings(t *testing.T) {
 		t.Errorf("released %d, want what waits of the study", n)
 	}
 	gather(t, s, LevelStudy, study, "r")
-	if gathering(t, s, LevelStudy, study).Released {
-		t.Error("what came after the release is decided about unseen")
+	if late(t, s); !gathering(t, s, LevelStudy, study).Released {
+		t.Error("what came between the command and the next look has undone the release")
 	}
 	if n := must(s.CancelGatherings(ctx, study, "by command"))(t); n != 2 {
 		t.Errorf("cancelled %d, want 2", n)
