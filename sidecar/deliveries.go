@@ -150,8 +150,14 @@ func deliveriesStatus(ctx context.Context, w io.Writer, c *config.Config, db *st
 			return err
 		}
 		is := "open"
-		if paused.On {
+		why, since, _, err := db.Setting(ctx, pipeline.GateSetting(name))
+		switch {
+		case err != nil:
+			return err
+		case paused.On:
 			is = "paused since " + clock(paused.Since)
+		case why != "":
+			is = "closed since " + clock(since) + ": " + why
 		}
 		var n = map[store.DeliveryState]int64{}
 		var oldest time.Time

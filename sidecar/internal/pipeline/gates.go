@@ -23,6 +23,9 @@ type Pause struct {
 // PauseSetting is the name of the setting that `imaging-router deliveries pause` writes: "paused", or "" after resume.
 func PauseSetting(destination string) string { return "paused/" + destination }
 
+// GateSetting is the name of the setting in which a running router leaves why it sends nothing to a destination, for commands; "" when it may.
+func GateSetting(destination string) string { return "gate/" + destination }
+
 // Paused reads whether a person has paused a destination.
 func (p *Pipeline) Paused(ctx context.Context, destination string) (Pause, error) {
 	return PausedIn(ctx, p.Store, destination)
@@ -122,6 +125,9 @@ func (p *Pipeline) hold(ctx context.Context) error {
 			if _, err := wake(ctx, name); err != nil {
 				return err
 			}
+		}
+		if err := p.Store.SetSetting(ctx, GateSetting(name), why); err != nil {
+			return err
 		}
 		p.tellGate(name, last, gateState{why, trial}, known)
 		if p.gates == nil {

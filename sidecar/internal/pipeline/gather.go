@@ -73,7 +73,7 @@ func (p *Pipeline) gatherOn(ctx context.Context, job *river.Job[jobs.Gather]) er
 // gatherPause is when to look again: soon after something came, seldom when nothing has for long.
 func gatherPause(g store.Gathering) time.Duration {
 	if g.State == store.GatheringHeld {
-		return jitter(15 * time.Second)
+		return jitter(max(15*time.Second, min(2*time.Minute, time.Since(g.OpenedAt)/20)))
 	}
 	return max(500*time.Millisecond, min(10*time.Second, time.Since(g.ChangedAt)/8))
 }
@@ -362,9 +362,20 @@ func (p *Pipeline) reviewed(ctx context.Context, g store.Gathering, members []me
 	if !verdict.Reviewed {
 		return members, doubtful, nil
 	}
+	seen, err := p.Store.Reviewed(ctx, g)
+	if err != nil {
+		return nil, 0, err
+	}
+	doubtful = 0
 	out := slices.Clone(members)
 	for i, m := range out {
 		if m.result == nil || !m.result.Review {
+			continue
+		}
+		if m.result.ClassifiedAt.After(seen) { // the decision was about others
+			if !before[m.inst.ID] {
+				doubtful++
+			}
 			continue
 		}
 		r := *m.result
@@ -374,7 +385,7 @@ func (p *Pipeline) reviewed(ctx context.Context, g store.Gathering, members []me
 		}
 		out[i].result = &r
 	}
-	return out, 0, nil
+	return out, doubtful, nil
 }
 
 // decideWhole asks the rules about each result of the resource. When the rule matches one of them, all of it goes: what a destination has got

@@ -30,7 +30,8 @@ func TestGatherPause(t *testing.T) {
 		"half a minute": {store.Gathering{State: store.GatheringWaiting, ChangedAt: time.Now().Add(-32 * time.Second)}, 4 * time.Second, 5 * time.Second},
 		"an hour":       {store.Gathering{State: store.GatheringWaiting, ChangedAt: time.Now().Add(-time.Hour)}, 10 * time.Second, 10 * time.Second},
 		"in the future": {store.Gathering{State: store.GatheringWaiting, ChangedAt: time.Now().Add(time.Hour)}, 500 * time.Millisecond, 500 * time.Millisecond},
-		"held":          {store.Gathering{State: store.GatheringHeld, ChangedAt: time.Now()}, 12 * time.Second, 18 * time.Second},
+		"held":          {store.Gathering{State: store.GatheringHeld, OpenedAt: time.Now()}, 12 * time.Second, 18 * time.Second},
+		"held for long": {store.Gathering{State: store.GatheringHeld, OpenedAt: time.Now().Add(-24 * time.Hour)}, 96 * time.Second, 144 * time.Second},
 	} {
 		if got := gatherPause(tt.g); got < tt.least || got > tt.most {
 			t.Errorf("%s: %s, want %s to %s", name, got, tt.least, tt.most)

@@ -39,19 +39,20 @@ type Gathering struct {
 	OpenedAt   time.Time
 	ChangedAt  time.Time
 	DecidedAt  time.Time
+	ReviewedAt time.Time // when a person's decision about results under review was first seen; what came later is not decided about by it
 	Job        int64
 }
 
 // Open says whether the rule has yet to decide.
 func (g Gathering) Open() bool { return g.State == GatheringWaiting || g.State == GatheringHeld }
 
-const gatheringColumns = "level, resource_id, rule, study_id, state, reason, sent, released, touched, opened_at, changed_at, decided_at, job"
+const gatheringColumns = "level, resource_id, rule, study_id, state, reason, sent, released, touched, opened_at, changed_at, decided_at, reviewed_at, job"
 
 func scanGathering(row scanner) (Gathering, error) {
 	var g Gathering
-	var opened, changed, decided int64
-	err := row.Scan(&g.Level, &g.ResourceID, &g.Rule, &g.StudyID, &g.State, &g.Reason, &g.Sent, &g.Released, &g.Touched, &opened, &changed, &decided, &g.Job)
-	g.OpenedAt, g.ChangedAt, g.DecidedAt = fromMillis(opened), fromMillis(changed), fromMillis(decided)
+	var opened, changed, decided, reviewed int64
+	err := row.Scan(&g.Level, &g.ResourceID, &g.Rule, &g.StudyID, &g.State, &g.Reason, &g.Sent, &g.Released, &g.Touched, &opened, &changed, &decided, &reviewed, &g.Job)
+	g.OpenedAt, g.ChangedAt, g.DecidedAt, g.ReviewedAt = fromMillis(opened), fromMillis(changed), fromMillis(decided), fromMillis(reviewed)
 	return g, err
 }
 
@@ -131,6 +132,16 @@ func (s *Store) StillGathering(ctx context.Context, g Gathering, state Gathering
 	_, err = s.write.ExecContext(ctx, "UPDATE gathering SET state = ?, reason = ? WHERE level = ? AND resource_id = ? AND rule = ? AND touched = ?",
 		state, reason, g.Level, g.ResourceID, g.Rule, g.Touched)
 	return true, wrap(err, "note what %s %s waits for", g.Level.One(), g.ResourceID)
+}
+
+// Reviewed notes that a person's decision about the resource's results under review was seen, and returns when it was seen first.
+func (s *Store) Reviewed(ctx context.Context, g Gathering) (time.Time, error) {
+	if !g.ReviewedAt.IsZero() {
+		return g.ReviewedAt, nil
+	}
+	now := s.millis()
+	_, err := s.write.ExecContext(ctx, "UPDATE gathering SET reviewed_at = ? WHERE level = ? AND resource_id = ? AND rule = ?", now, g.Level, g.ResourceID, g.Rule)
+	return fromMillis(now), wrap(err, "note the review of %s %s", g.Level.One(), g.ResourceID)
 }
 
 // EndGathering notes within tx how a gathering ended. When something came since it was read it stays open, and ended is false.

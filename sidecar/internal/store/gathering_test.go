@@ -277,3 +277,16 @@ func TestWhatIsWaitedFor(t *testing.T) {
 		t.Errorf("%v", states)
 	}
 }
+
+// A review is dated by its first sight, also when the resource is waited for anew.
+func TestReviewedIsDatedOnce(t *testing.T) {
+	ctx, s := context.Background(), open(t)
+	gather(t, s, LevelStudy, study, "r")
+	first := must(s.Reviewed(ctx, gathering(t, s, LevelStudy, study)))(t)
+	time.Sleep(3 * time.Millisecond)
+	end(t, s, LevelStudy, study, GatheringDecided, true)
+	gather(t, s, LevelStudy, study, "r")
+	if again := must(s.Reviewed(ctx, gathering(t, s, LevelStudy, study)))(t); first.IsZero() || !again.Equal(first) {
+		t.Errorf("first seen %s, then %s", first, again)
+	}
+}

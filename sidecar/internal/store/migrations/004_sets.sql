@@ -63,6 +63,7 @@ CREATE TABLE gathering (
     opened_at   INTEGER NOT NULL,              -- the first instance of this round
     changed_at  INTEGER NOT NULL,              -- the last one
     decided_at  INTEGER NOT NULL DEFAULT 0,
+    reviewed_at INTEGER NOT NULL DEFAULT 0,    -- when a person's decision about results under review was first seen
     job         INTEGER NOT NULL DEFAULT 0,    -- the unfinished job of the resource
     PRIMARY KEY (level, resource_id, rule)
 ) WITHOUT ROWID;
