@@ -507,3 +507,17 @@ func TestStorescp(t *testing.T) {
 		}
 	})
 }
+
+// Orthanc writes a peer as a list, or as an object where the peer has a Timeout.
+func TestPeerAddress(t *testing.T) {
+	for name, tt := range map[string]struct{ peer, want any }{
+		"short":   {[]any{"http://dest/", "user", ""}, "http://dest/"},
+		"long":    {map[string]any{"Url": "http://dest/", "Timeout": 10.0}, "http://dest/"},
+		"empty":   {[]any{}, nil},
+		"nothing": {nil, nil},
+	} {
+		if got := peerAddress(tt.peer); got != tt.want {
+			t.Errorf("%s: %v, want %v", name, got, tt.want)
+		}
+	}
+}

@@ -520,3 +520,38 @@ func TestWake(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// A destination is tried with one delivery, the one that has failed least often, and with none while one is about to go anyway.
+func TestTry(t *testing.T) {
+	ctx, s := context.Background(), newStore(t)
+	q := newQueue(t, s, workers{})
+	ids := map[string]int64{}
+	err := s.Tx(ctx, func(tx *sql.Tx) error {
+		for name, errors := range map[string]string{"refused": `[{},{},{}]`, "failed once": `[{}]`} {
+			id, err := q.Deliver(ctx, tx, name, "pacs", Normal, time.Time{})
+			if err != nil {
+				return err
+			}
+			ids[name] = id
+			if _, err := tx.ExecContext(ctx, "UPDATE river_job SET state = 'retryable', attempt = 3, errors = ?, created_at = datetime('now', ?), scheduled_at = datetime('now', '+1 hour') WHERE id = ?",
+				errors, map[string]string{"refused": "-2 minutes", "failed once": "-1 minute"}[name], id); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []int64{1, 0} {
+		if n, err := q.Try(ctx, "pacs"); n != want || err != nil {
+			t.Errorf("%d woken, %v; want %d", n, err, want)
+		}
+	}
+	if state, _ := row(t, s, ids["failed once"]); state != "available" {
+		t.Errorf("what failed least often is %s", state)
+	}
+	if state, _ := row(t, s, ids["refused"]); state != "retryable" {
+		t.Errorf("what failed often is %s", state)
+	}
+}

@@ -435,7 +435,7 @@ func (p *Pipeline) finishDelivery(ctx context.Context, job *river.Job[jobs.Deliv
 // TakeUp mends, before the queue starts, what the last run left: work whose job was lost, deliveries to destinations that are no more,
 // and queues that have to be held from the first moment on.
 func (p *Pipeline) TakeUp(ctx context.Context) error {
-	if err := errors.Join(p.dropUnknown(ctx), p.hold(ctx)); err != nil {
+	if err := errors.Join(p.dropUnknown(ctx), p.hold(ctx), p.Volume.TakeUp(ctx)); err != nil {
 		return err
 	}
 	return p.Store.Tx(ctx, func(tx *sql.Tx) error {

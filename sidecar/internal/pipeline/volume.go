@@ -69,6 +69,15 @@ func (v *Volume) Held(ctx context.Context) (reason string, since time.Time, err 
 	return reason, since, err
 }
 
+// TakeUp opens a brake that the configuration has switched off since. What it holds still waits for a person.
+func (v *Volume) TakeUp(ctx context.Context) error {
+	reason, _, err := v.Held(ctx)
+	if err != nil || reason == "" || v.Auto || v.Limit > 0 {
+		return err
+	}
+	return v.Store.SetSetting(ctx, store.SettingVolumeBrake, "")
+}
+
 // Hold says within tx whether a delivery that is about to come into being must wait, and why. It puts the brake on when this one is too many.
 func (v *Volume) Hold(ctx context.Context, tx *sql.Tx) (reason string, err error) {
 	limit, err := v.Current(ctx)

@@ -89,3 +89,27 @@ func TestVolumeBrake(t *testing.T) {
 		t.Errorf("worked out from nothing: %d, %v", limit, err)
 	}
 }
+
+// A brake that was on when the configuration switched it off is not on for ever.
+func TestVolumeBrakeSwitchedOff(t *testing.T) {
+	ctx := context.Background()
+	s, err := store.Open(ctx, filepath.Join(t.TempDir(), "router.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = s.Close() }()
+	for _, tt := range []struct {
+		v    Volume
+		held bool
+	}{{Volume{Store: s, Limit: 5}, true}, {Volume{Store: s, Auto: true}, true}, {Volume{Store: s}, false}} {
+		if err := s.SetSetting(ctx, store.SettingVolumeBrake, "it holds"); err != nil {
+			t.Fatal(err)
+		}
+		if err := tt.v.TakeUp(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if reason, _, err := tt.v.Held(ctx); (reason != "") != tt.held || err != nil {
+			t.Errorf("limit %d, auto %t: %q, %v", tt.v.Limit, tt.v.Auto, reason, err)
+		}
+	}
+}
