@@ -123,7 +123,7 @@ func uninstall(t *testing.T, version string, revisions bool) {
 		t.Fatal(err)
 	}
 	// The story of one is older than database.keep; its labels stand in the ledger for ever.
-	for _, table := range []string{"event", "result", "delivery"} {
+	for _, table := range []string{"event", "result", "delivery_item"} {
 		statement(t, r, "DELETE FROM "+table+" WHERE instance_id = ?", forgotten.instance)
 	}
 	statement(t, r, "DELETE FROM instance WHERE id = ?", forgotten.instance)
