@@ -189,6 +189,13 @@ func (p *Pipeline) stillThere(ctx context.Context, d store.Delivery, items []sto
 			ids = append(ids, item.InstanceID)
 		}
 	}
+	if len(items) == 1 && len(ids) == 1 && items[0].ContentMD5 != "" { // the usual case, in one request
+		if md5, err := p.Orthanc.AttachmentMD5(ctx, ids[0]); err == nil && md5 == items[0].ContentMD5 {
+			return items, "", nil
+		} else if err != nil && !orthanc.IsNotFound(err) {
+			return nil, "", err
+		}
+	}
 	present, err := p.there(ctx, ids)
 	if err != nil {
 		return nil, "", err

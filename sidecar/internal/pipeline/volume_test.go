@@ -99,9 +99,9 @@ func TestVolumeBrakeSwitchedOff(t *testing.T) {
 	}
 	defer func() { _ = s.Close() }()
 	for _, tt := range []struct {
-		v    Volume
+		v    *Volume
 		held bool
-	}{{Volume{Store: s, Limit: 5}, true}, {Volume{Store: s, Auto: true}, true}, {Volume{Store: s}, false}} {
+	}{{&Volume{Store: s, Limit: 5}, true}, {&Volume{Store: s, Auto: true}, true}, {&Volume{Store: s}, false}} {
 		if err := s.SetSetting(ctx, store.SettingVolumeBrake, "it holds"); err != nil {
 			t.Fatal(err)
 		}
