@@ -46,13 +46,8 @@ func (m *Marker) mark(ctx context.Context, tx *sql.Tx, source store.Source, ids 
 	return nil
 }
 
-// Late notes that something came to a series and its study which is not classified itself: rules that have sent the study as one send it
-// after. Most studies are of no interest to such rules, and then nothing happens.
-func (m *Marker) Late(ctx context.Context, series, study string) error {
-	return m.Store.Tx(ctx, func(tx *sql.Tx) error { return m.LateIn(ctx, tx, series, study) })
-}
-
-// LateIn is Late within tx.
+// LateIn notes within tx that something came to a series and its study for which no wait begins by itself: rules that have sent the study as
+// one, or wait for it, send it too. Most studies are of no interest to such rules, and then nothing happens.
 func (m *Marker) LateIn(ctx context.Context, tx *sql.Tx, series, study string) error {
 	waiting, err := m.Store.Late(ctx, tx, series, study)
 	if err != nil {

@@ -99,7 +99,7 @@ func (p *Pipeline) held(ctx context.Context, job *river.Job[jobs.Deliver], d sto
 	return false, nil
 }
 
-// heldPause is how long a delivery sleeps that the brake caught before RunBrake, which looks every second, paused its queue. It is
+// heldPause is how long a delivery sleeps that the brake caught before RunGates, which looks every second, paused its queue. It is
 // also how long such a delivery may lag behind the release, so it is short: the paused queue holds it, not its sleep.
 const heldPause = 2 * time.Second
 
@@ -364,6 +364,9 @@ func (p *Pipeline) undelivered(ctx context.Context, job *river.Job[jobs.Deliver]
 	if open {
 		if err := p.Store.DeliveryTrouble(ctx, d.ID, cause.Error()); err != nil {
 			return err
+		}
+		if !orthanc.IsUnreachable(cause) { // a cancelled job that still hangs: Orthanc itself is well
+			return jobs.Later(jitter(heldPause))
 		}
 		return jobs.Later(p.gap())
 	}

@@ -404,24 +404,39 @@ func (s *Store) Deliveries(ctx context.Context, f DeliveryFilter) ([]Delivery, e
 	return collect(ctx, s.read, scanDelivery, query, args...)
 }
 
-// DeliveryCount is the number of deliveries to one destination in one state, and since when the oldest of them may go.
+// DeliveryCount is the number of deliveries to one destination in one state, and, where they are open, since when the oldest of them may go.
 type DeliveryCount struct {
 	Destination string
 	State       DeliveryState
 	N           int64
-	Oldest      time.Time
+	Oldest      time.Time // zero where they have ended
 }
 
-// DeliveryCounts counts the deliveries by the destination that they go to and by state.
+// DeliveryCounts counts the deliveries by the destination that they go to and by state. Prometheus asks for it all the time: what has ended
+// is counted in the index alone.
 func (s *Store) DeliveryCounts(ctx context.Context) ([]DeliveryCount, error) {
-	return collect(ctx, s.read, func(sc scanner) (DeliveryCount, error) {
+	const to = "CASE WHEN via = '' THEN destination ELSE via END"
+	scan := func(sc scanner) (DeliveryCount, error) {
 		var c DeliveryCount
 		var oldest int64
 		err := sc.Scan(&c.Destination, &c.State, &c.N, &oldest)
 		c.Oldest = fromMillis(oldest)
 		return c, err
-	}, `SELECT CASE WHEN via = '' THEN destination ELSE via END AS goes_to, state, count(*), min(max(since, not_before)) FROM delivery
-		GROUP BY goes_to, state ORDER BY goes_to, state`)
+	}
+	counted, err := collect(ctx, s.read, scan, "SELECT "+to+" AS goes_to, state, count(*), 0 FROM delivery GROUP BY goes_to, state ORDER BY goes_to, state")
+	if err != nil {
+		return nil, err
+	}
+	open, err := collect(ctx, s.read, scan, "SELECT "+to+` AS goes_to, state, count(*), min(max(since, not_before)) FROM delivery
+		WHERE state IN ('held', 'pending', 'submitting', 'sent') GROUP BY goes_to, state`)
+	for i, c := range counted {
+		for _, o := range open {
+			if o.Destination == c.Destination && o.State == c.State {
+				counted[i].Oldest = o.Oldest
+			}
+		}
+	}
+	return counted, err
 }
 
 // CreatedSince counts within tx the deliveries that came into being after the given time.

@@ -44,7 +44,7 @@ INSERT INTO delivery_item (delivery_id, instance_id, destination, content_md5, f
     SELECT id, instance_id, destination, content_md5, '' FROM delivery;
 DROP TABLE delivery;
 ALTER TABLE delivery_new RENAME TO delivery;
-CREATE INDEX delivery_state    ON delivery (state, destination, created_at);
+CREATE INDEX delivery_state    ON delivery (state, destination, via, created_at); -- covers what is counted at every scrape
 CREATE INDEX delivery_created  ON delivery (created_at);
 CREATE INDEX delivery_resource ON delivery (resource_id);
 CREATE INDEX delivery_item_instance ON delivery_item (instance_id, destination);
