@@ -26,6 +26,7 @@ var commands = []func() *cobra.Command{
 	newServeCommand,
 	newCheckCommand,
 	newClassifyCommand,
+	newDatabaseCommand,
 	newDeliveriesCommand,
 	newForwardingCommand,
 	newHealthcheckCommand,

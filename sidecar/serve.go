@@ -78,6 +78,19 @@ type router struct {
 	follower *intake.Follower
 	reloader *reloader
 	web      *web.Server
+	damaged  chan error // the first error that means that the database is damaged
+}
+
+// damage ends the router when an error means that the database is damaged: nothing can be done or noted any more, and a restart says what
+// to do. It returns the error as it is.
+func (r *router) damage(err error) error {
+	if store.IsDamaged(err) {
+		select {
+		case r.damaged <- err:
+		default:
+		}
+	}
+	return err
 }
 
 // newOrthanc returns the client of the configured Orthanc.
@@ -89,7 +102,7 @@ func newOrthanc(c *config.Config) (*orthanc.Client, error) {
 }
 
 func newRouter(ctx context.Context, c *config.Config, log zerolog.Logger) (_ *router, err error) {
-	r := &router{config: c, log: log, reloader: newReloader(c, log)}
+	r := &router{config: c, log: log, reloader: newReloader(c, log), damaged: make(chan error, 1)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, r.close())
@@ -112,6 +125,9 @@ func newRouter(ctx context.Context, c *config.Config, log zerolog.Logger) (_ *ro
 		return nil, err
 	}
 	if err = r.store.Lock(); err != nil {
+		return nil, err
+	}
+	if err = r.store.Check(ctx); err != nil {
 		return nil, err
 	}
 	forwarding := &pipeline.Forwarding{Store: r.store, Configured: c.Forwarding.Enabled}
@@ -141,7 +157,9 @@ func newRouter(ctx context.Context, c *config.Config, log zerolog.Logger) (_ *ro
 		return nil, err
 	}
 	gauges.Gates = r.pipeline.GateStates
-	if r.queue, err = jobs.Open(ctx, r.store.DB(), r.pipeline, queueOptions(c, log)); err != nil {
+	options := queueOptions(c, log)
+	options.Damaged = func(err error) { _ = r.damage(err) }
+	if r.queue, err = jobs.Open(ctx, r.store.DB(), r.pipeline, options); err != nil {
 		return nil, err
 	}
 	marker := &intake.Marker{Store: r.store, Queue: r.queue}
@@ -150,6 +168,7 @@ func newRouter(ctx context.Context, c *config.Config, log zerolog.Logger) (_ *ro
 		r.follower = &intake.Follower{
 			Orthanc: client, Marker: marker, Objects: r.pipeline.Objects, FromBeginning: c.Intake.From == config.FromBeginning,
 			PollInterval: c.Intake.PollInterval, Batch: c.Intake.Batch, Overlap: int64(c.Intake.Overlap), Metrics: numbers, Log: log,
+			Failed: func(err error) { _ = r.damage(err) },
 		}
 	}
 	r.web, err = web.Listen(web.Options{
@@ -166,7 +185,7 @@ func newRouter(ctx context.Context, c *config.Config, log zerolog.Logger) (_ *ro
 		Reload: func() (any, error) { return r.reloader.reload() },
 		Checks: []web.Check{
 			{Name: "orthanc", Probe: func(ctx context.Context) error { _, err := client.System(ctx); return err }},
-			{Name: "database", Probe: r.store.Writable},
+			{Name: "database", Probe: func(ctx context.Context) error { return r.damage(r.store.Writable(ctx)) }},
 			{Name: "model", Probe: func(context.Context) error { return nil }}, // serve does not start without one
 		},
 	})
@@ -217,6 +236,9 @@ func (r *router) run(ctx context.Context) error {
 	case <-ctx.Done():
 		r.log.Info().Msg("stopping: running jobs finish or go back to the queue; a second signal ends at once")
 	case failure = <-served:
+	case failure = <-r.damaged:
+		failure = store.Damage(failure)
+		r.log.Error().Err(failure).Msg("the database is damaged; the router ends")
 	}
 	stop()
 	deadline, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout+2*time.Second)

@@ -45,6 +45,7 @@ type Follower struct {
 	Overlap       int64 // rows read again: with several writers on PostgreSQL a lower row may appear after a higher one
 	Metrics       *metrics.Metrics
 	Log           zerolog.Logger
+	Failed        func(error) // hears of every failure; may be nil
 
 	extended bool // Orthanc filters changes by type
 	verified time.Time
@@ -63,6 +64,9 @@ func (f *Follower) Run(ctx context.Context) {
 			return
 		case err != nil:
 			failures++
+			if f.Failed != nil {
+				f.Failed(err)
+			}
 			f.verified = time.Time{} // whatever happened to Orthanc, its database may be another now
 			pause = min(longestPause, f.PollInterval<<min(failures, 10))
 			event := f.Log.Debug()
@@ -183,7 +187,11 @@ func (f *Follower) position(ctx context.Context) (store.Cursor, error) {
 	}
 	if !known {
 		cursor = store.Cursor{Seq: last, Live: last}
-		if f.FromBeginning {
+		again, err := f.Marker.Store.FromBeginning(ctx)
+		if err != nil {
+			return cursor, err
+		}
+		if f.FromBeginning || again {
 			cursor.Seq = 0
 		}
 		f.Log.Info().Int64("seq", cursor.Seq).Int64("live_after", last).Msg("follower: first start")

@@ -86,6 +86,7 @@ type Options struct {
 	MaxAttempts  int           // of classify and publish; deliveries are bounded in time instead
 	BackoffMax   time.Duration // longest pause between attempts
 	StopTimeout  time.Duration // how long running jobs may take to finish after Stop
+	Damaged      func(error)   // hears of an error that means that the database is damaged; may be nil
 	Logger       zerolog.Logger
 }
 
@@ -118,7 +119,7 @@ func Open(ctx context.Context, db *sql.DB, workers Workers, o Options) (*Queue, 
 		Logger: slog.New(zerolog.NewSlogHandler(o.Logger.Level(zerolog.WarnLevel))),
 	}
 	if workers != nil {
-		config.Workers = bundle(workers)
+		config.Workers = bundle(workers, o.Damaged)
 		config.Queues = o.queues()
 		config.RetryPolicy = backoff{o.BackoffMax}
 		config.FetchCooldown = 5 * time.Millisecond
@@ -346,7 +347,8 @@ func (b backoff) pause(failures int) time.Duration {
 
 type worker[T river.JobArgs] struct {
 	river.WorkerDefaults[T]
-	work func(context.Context, *river.Job[T]) error
+	work    func(context.Context, *river.Job[T]) error
+	damaged func(error)
 }
 
 // Timeout implements river.Worker. A delivery has its destination's own time-out, which ends the attempt in order; River's would come first.
@@ -361,6 +363,10 @@ func (w *worker[T]) Timeout(*river.Job[T]) time.Duration {
 // Work implements river.Worker. A job that the shutdown interrupted goes back to the queue as if it had not begun.
 func (w *worker[T]) Work(ctx context.Context, job *river.Job[T]) error {
 	err := w.work(ctx, job)
+	if store.IsDamaged(err) && w.damaged != nil {
+		w.damaged(err)
+		return river.JobSnooze(time.Minute) // no attempt's fault, and nothing can be noted any more
+	}
 	if err != nil && errors.Is(context.Cause(ctx), rivertype.ErrJobCancelledRemotely) {
 		return err
 	}
@@ -370,11 +376,11 @@ func (w *worker[T]) Work(ctx context.Context, job *river.Job[T]) error {
 	return err
 }
 
-func bundle(w Workers) *river.Workers {
+func bundle(w Workers, damaged func(error)) *river.Workers {
 	b := river.NewWorkers()
-	river.AddWorker(b, &worker[Classify]{work: w.Classify})
-	river.AddWorker(b, &worker[Publish]{work: w.Publish})
-	river.AddWorker(b, &worker[Gather]{work: w.Gather})
-	river.AddWorker(b, &worker[Deliver]{work: w.Deliver})
+	river.AddWorker(b, &worker[Classify]{work: w.Classify, damaged: damaged})
+	river.AddWorker(b, &worker[Publish]{work: w.Publish, damaged: damaged})
+	river.AddWorker(b, &worker[Gather]{work: w.Gather, damaged: damaged})
+	river.AddWorker(b, &worker[Deliver]{work: w.Deliver, damaged: damaged})
 	return b
 }

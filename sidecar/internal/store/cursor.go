@@ -31,6 +31,13 @@ func (s *Store) Cursor(ctx context.Context) (c Cursor, ok bool, err error) {
 	return c, err == nil, wrap(err, "read cursor")
 }
 
+// FromBeginning says whether the follower shall read Orthanc's changes from the beginning at its first start, because the database was
+// begun anew after a damage.
+func (s *Store) FromBeginning(ctx context.Context) (bool, error) {
+	_, _, ok, err := s.Setting(ctx, SettingFromBeginning)
+	return ok, err
+}
+
 // SetCursor moves the follower within tx. The anchors are added; of all, the newest keep are kept.
 func (s *Store) SetCursor(ctx context.Context, tx *sql.Tx, c Cursor, anchors []Anchor, keep int) error {
 	if _, err := tx.ExecContext(ctx, `INSERT INTO cursor (name, seq, live) VALUES (?, ?, ?)

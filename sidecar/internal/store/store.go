@@ -15,7 +15,6 @@ import (
 	"sort"
 	"time"
 
-	"golang.org/x/sys/unix"
 	_ "modernc.org/sqlite" // the driver "sqlite"
 )
 
@@ -47,7 +46,7 @@ func Open(ctx context.Context, path string) (*Store, error) {
 	write.SetMaxOpenConns(1)
 	s := &Store{path: path, write: write, now: time.Now}
 	if err := s.migrate(ctx); err != nil {
-		return nil, errors.Join(fmt.Errorf("open database %s: %w", path, err), write.Close())
+		return nil, errors.Join(fmt.Errorf("open database %s: %w", path, Damage(err)), write.Close())
 	}
 	if s.read, err = sql.Open("sqlite", dsn(path)+"&_pragma=query_only(1)"); err != nil {
 		return nil, errors.Join(fmt.Errorf("open database %s: %w", path, err), write.Close())
@@ -57,23 +56,20 @@ func Open(ctx context.Context, path string) (*Store, error) {
 }
 
 func dsn(path string) string {
-	q := url.Values{"_txlock": {"immediate"}, "_pragma": {"busy_timeout(10000)", "journal_mode(WAL)", "synchronous(FULL)", "foreign_keys(1)"}}
+	return dsnOf(path, "busy_timeout(10000)", "journal_mode(WAL)", "synchronous(FULL)", "foreign_keys(1)")
+}
+
+func dsnOf(path string, pragmas ...string) string {
+	q := url.Values{"_txlock": {"immediate"}, "_pragma": pragmas}
 	return (&url.URL{Scheme: "file", Opaque: (&url.URL{Path: path}).EscapedPath(), RawQuery: q.Encode()}).String()
 }
 
 // Lock makes this process the only one that works on the file's jobs, until Close. Commands that only look or mark (jobs,
 // forwarding) do not need it. ErrLocked when another process holds it; the lock of a killed process is gone with it.
 func (s *Store) Lock() error {
-	f, err := os.OpenFile(s.path+".lock", os.O_CREATE|os.O_RDWR, 0o600)
+	f, err := lockFile(s.path)
 	if err != nil {
-		return fmt.Errorf("lock database: %w", err)
-	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		_ = f.Close()
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			return fmt.Errorf("%w (%s)", ErrLocked, s.path)
-		}
-		return fmt.Errorf("lock database: %w", err)
+		return err
 	}
 	s.lock = f
 	return nil
