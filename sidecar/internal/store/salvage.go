@@ -96,9 +96,15 @@ func (s *Store) salvage(ctx context.Context, path string) ([]Salvaged, error) {
 // salvageTable copies a table's rows from the front, and when a broken page ends that, from the back.
 func (s *Store) salvageTable(ctx context.Context, damaged *sql.DB, name, key string) (Salvaged, error) {
 	one := Salvaged{Table: name}
-	backwards := "SELECT * FROM " + name + " ORDER BY " + strings.ReplaceAll(key, ",", " DESC,") + " DESC"
-	for _, query := range []string{"SELECT * FROM " + name, backwards} {
-		n, broken, err := s.copyRows(ctx, damaged, name, query)
+	columns, err := collect(ctx, s.read, scanText, "SELECT name FROM pragma_table_info(?)", name) // of ours: what stands in the damaged file is anything
+	if err != nil {
+		return one, err
+	}
+	forwards := "SELECT " + strings.Join(columns, ", ") + " FROM " + name
+	backwards := forwards + " ORDER BY " + strings.ReplaceAll(key, ",", " DESC,") + " DESC"
+	insert := "INSERT OR IGNORE INTO " + name + " (" + strings.Join(columns, ", ") + ") VALUES (" + marks(len(columns)) + ")"
+	for _, query := range []string{forwards, backwards} {
+		n, broken, err := s.copyRows(ctx, damaged, query, insert, len(columns))
 		if err != nil {
 			return one, err
 		}
@@ -112,40 +118,37 @@ func (s *Store) salvageTable(ctx context.Context, damaged *sql.DB, name, key str
 
 // copyRows inserts what a query over the damaged file yields until it ends or breaks, and counts what is new. broken says why it broke; err is
 // trouble with the new file.
-func (s *Store) copyRows(ctx context.Context, damaged *sql.DB, table, query string) (n int64, broken, err error) {
+func (s *Store) copyRows(ctx context.Context, damaged *sql.DB, query, insert string, columns int) (n int64, broken, err error) {
 	rows, broken := damaged.QueryContext(ctx, query)
 	if broken != nil {
 		return 0, broken, ctx.Err()
 	}
 	defer func() { _ = rows.Close() }()
-	columns, broken := rows.Columns()
-	if broken != nil {
-		return 0, broken, nil
+	values, into := make([]any, columns), make([]any, columns)
+	for i := range values {
+		into[i] = &values[i]
 	}
-	insert := "INSERT OR IGNORE INTO " + table + " (" + strings.Join(columns, ", ") + ") VALUES (" + marks(len(columns)) + ")"
 	err = s.Tx(ctx, func(tx *sql.Tx) error {
-		values, into := make([]any, len(columns)), make([]any, len(columns))
-		for i := range values {
-			into[i] = &values[i]
+		for broken == nil && rows.Next() {
+			if broken = rows.Scan(into...); broken == nil {
+				added, err := rowsAffected(tx.ExecContext(ctx, insert, values...))
+				if err != nil {
+					return fmt.Errorf("write a salvaged row: %w", err)
+				}
+				n += added
+			}
 		}
-		for rows.Next() {
-			if broken = rows.Scan(into...); broken != nil {
-				return nil
-			}
-			res, err := tx.ExecContext(ctx, insert, values...)
-			if err != nil {
-				return fmt.Errorf("write %s: %w", table, err)
-			}
-			added, err := res.RowsAffected()
-			if err != nil {
-				return err
-			}
-			n += added
-		}
-		broken = rows.Err()
+		broken = errors.Join(broken, rows.Err())
 		return ctx.Err()
 	})
 	return n, broken, err
+}
+
+func rowsAffected(res sql.Result, err error) (int64, error) {
+	if err != nil {
+		return 0, err
+	}
+	return res.RowsAffected()
 }
 
 // mend makes the salvaged rows fit together: no job exists any more, a state that no release knows is forgotten with its row, and the
