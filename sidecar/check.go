@@ -91,7 +91,7 @@ func (r *checks) model(c *config.Config) {
 }
 
 func (r *checks) decoder(c *config.Config) {
-	path, version, err := newReader(c).GDCMConv()
+	path, version, err := newReader(c, nil).GDCMConv()
 	switch {
 	case c.Picture.GDCMConv == "-":
 		r.warn("decoder", "gdcmconv is switched off: only uncompressed and JPEG baseline pictures are read", "remove picture.gdcmconv: \"-\"")

@@ -75,7 +75,7 @@ func classify(cmd *cobra.Command, args []string, format, modelDir string) error 
 		return err
 	}
 	j := judge{
-		reader:  newReader(c),
+		reader:  newReader(c, nil),
 		network: network,
 		policy:  c.Policy(network.Model().Thresholds),
 		maxFile: int64(c.Picture.MaxFile),

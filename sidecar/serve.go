@@ -19,6 +19,7 @@ import (
 	"imagingrouter/sidecar/internal/explain"
 	"imagingrouter/sidecar/internal/intake"
 	"imagingrouter/sidecar/internal/jobs"
+	"imagingrouter/sidecar/internal/memory"
 	"imagingrouter/sidecar/internal/metrics"
 	"imagingrouter/sidecar/internal/orthanc"
 	"imagingrouter/sidecar/internal/pipeline"
@@ -114,7 +115,12 @@ func newRouter(ctx context.Context, c *config.Config, log zerolog.Logger) (_ *ro
 	if c.Server.HookToken == "" && !loopback(c.Server.Listen) {
 		return nil, fmt.Errorf("server.listen is %s and server.hook_token_file is not set: without a token only a loopback address is allowed", c.Server.Listen)
 	}
-	client, err := newOrthanc(c)
+	shares := memory.Limit(int64(c.Memory.Limit))
+	bounded := *c
+	if files := config.ByteSize(shares.Files.Size()); files > 0 { // what Orthanc decodes for us is as large as it likes
+		bounded.Picture.MaxFile = min(c.Picture.MaxFile, files)
+	}
+	client, err := newOrthanc(&bounded)
 	if err != nil {
 		return nil, err
 	}
@@ -143,7 +149,7 @@ func newRouter(ctx context.Context, c *config.Config, log zerolog.Logger) (_ *ro
 	r.reloader.metrics = numbers
 	numbers.Reloaded(true, time.Now())
 	r.pipeline = &pipeline.Pipeline{
-		Orthanc: client, Store: r.store, Reader: newReader(c), Classifier: r.network, Policy: c.Policy(model.Thresholds),
+		Orthanc: client, Store: r.store, Reader: newReader(c, shares.Pictures), Files: shares.Files, Classifier: r.network, Policy: c.Policy(model.Thresholds),
 		Objects: intake.Objects{SOPClasses: c.Intake.AcceptedSOPClasses(), Modalities: c.Intake.Modalities},
 		Publisher: &publish.Publisher{
 			Orthanc: client, Store: r.store, Prefix: c.Publish.LabelPrefix, Levels: labelLevels(c), Log: log,

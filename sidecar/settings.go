@@ -10,6 +10,7 @@ import (
 
 	"imagingrouter/sidecar/internal/config"
 	"imagingrouter/sidecar/internal/logging"
+	"imagingrouter/sidecar/internal/memory"
 	"imagingrouter/sidecar/internal/picture"
 )
 
@@ -56,9 +57,10 @@ func newLogger(cmd *cobra.Command, c *config.Config) (zerolog.Logger, error) {
 	return log, nil
 }
 
-// newReader returns the reader of pictures with the configuration's limits.
-func newReader(c *config.Config) *picture.Reader {
+// newReader returns the reader of pictures with the configuration's limits. memory is what all its pictures may hold together, nil for no bound.
+func newReader(c *config.Config, memory *memory.Budget) *picture.Reader {
 	return picture.NewReader(picture.Options{
+		Reserve:      memory.Take,
 		GDCMConv:     c.Picture.GDCMConv,
 		ChildTimeout: c.Picture.ChildTimeout,
 		ChildMemory:  int64(c.Picture.ChildMemory),

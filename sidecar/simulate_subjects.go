@@ -57,7 +57,7 @@ func (s *subjects) look(ctx context.Context, content []byte) (bodypart.Result, r
 	if err := s.load(); err != nil {
 		return bodypart.Result{}, rules.Tags{}, err
 	}
-	p, err := newReader(s.config).Read(ctx, content)
+	p, err := newReader(s.config, nil).Read(ctx, content)
 	if err != nil {
 		return bodypart.Result{}, rules.Tags{}, err
 	}

@@ -17,6 +17,7 @@ type Config struct {
 	Database     Database      `yaml:"database"`
 	Intake       Intake        `yaml:"intake"`
 	Picture      Picture       `yaml:"picture"`
+	Memory       Memory        `yaml:"memory"`
 	Model        Model         `yaml:"model"`
 	Jobs         Jobs          `yaml:"jobs"`
 	Review       Review        `yaml:"review"`
@@ -109,6 +110,11 @@ type Picture struct {
 	MaxFile           ByteSize      `yaml:"max_file"`
 	MaxPixels         int64         `yaml:"max_pixels"`
 	OrthancTranscoder bool          `yaml:"orthanc_transcoder"`
+}
+
+// Memory bounds the process.
+type Memory struct {
+	Limit ByteSize `yaml:"limit"` // of the whole process without its decoders; 0 = none
 }
 
 // Model names the network and what runs it.
@@ -263,6 +269,7 @@ func Default() *Config {
 			},
 		},
 		Picture: Picture{ChildTimeout: 20 * time.Second, ChildMemory: 2 << 30, MaxFile: 512 << 20, MaxPixels: 100_000_000},
+		Memory:  Memory{Limit: 2 << 30},
 		Model:   Model{Dir: "models/mobilenet-v1-160", Provider: "cpu"},
 		Jobs:    Jobs{PublishWorkers: 4, DeliverWorkers: 1, MaxAttempts: 20, BackoffMax: 10 * time.Minute},
 		Review:  Review{ChildUpToYears: 12, AmbiguousYears: []float64{13, 17}},

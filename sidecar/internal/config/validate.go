@@ -13,6 +13,7 @@ import (
 
 	"imagingrouter/sidecar/internal/bodypart"
 	"imagingrouter/sidecar/internal/delivery/layout"
+	"imagingrouter/sidecar/internal/memory"
 	"imagingrouter/sidecar/internal/suggest"
 )
 
@@ -123,6 +124,9 @@ func (c *Config) validatePicture(r *report) {
 	positive(r, "picture.child_timeout", c.Picture.ChildTimeout)
 	positive(r, "picture.max_file", c.Picture.MaxFile)
 	positive(r, "picture.max_pixels", c.Picture.MaxPixels)
+	if least := ByteSize(memory.Least); c.Memory.Limit != 0 && c.Memory.Limit < least {
+		r.fail("memory.limit", "must be at least %s, or 0 for none (got %s)", least, c.Memory.Limit)
+	}
 	if least := ByteSize(64 << 20); c.Picture.ChildMemory < least {
 		r.fail("picture.child_memory", "must be at least %s (got %s)", least, c.Picture.ChildMemory)
 	}

@@ -70,8 +70,8 @@ type Parcel struct {
 	store.Delivery
 	Parts          []Part
 	TransferSyntax string // in which files are sent, "" = as they are stored
-	// File fetches the DICOM file of an instance from Orthanc, in TransferSyntax.
-	File func(ctx context.Context, instance string) ([]byte, error)
+	// File fetches the DICOM file of an instance from Orthanc, in TransferSyntax, and holds it while use uses it.
+	File func(ctx context.Context, instance string, use func(content []byte) error) error
 }
 
 // Part is one instance of a parcel.

@@ -44,10 +44,6 @@ func (f Folder) Send(ctx context.Context, p Parcel) error {
 }
 
 func (f Folder) write(ctx context.Context, p Parcel, part Part) error {
-	content, err := p.File(ctx, part.InstanceID)
-	if err != nil {
-		return fmt.Errorf("fetch instance %s: %w", part.InstanceID, err)
-	}
 	class := string(part.Result.Class)
 	if !part.Known {
 		class = "unclassified" // a report, a picture that cannot be read: it goes with its study
@@ -55,7 +51,15 @@ func (f Folder) write(ctx context.Context, p Parcel, part Part) error {
 	name := layout.Name(f.Template, layout.Values{
 		Class: class, Study: p.StudyID, Series: part.SeriesID, Instance: part.InstanceID, Delivery: p.ID, Received: p.ReceivedAt,
 	})
-	return writeWhole(filepath.Join(f.Path, filepath.FromSlash(name)), content)
+	fetched := false
+	err := p.File(ctx, part.InstanceID, func(content []byte) error {
+		fetched = true
+		return writeWhole(filepath.Join(f.Path, filepath.FromSlash(name)), content)
+	})
+	if err != nil && !fetched {
+		return fmt.Errorf("fetch instance %s: %w", part.InstanceID, err)
+	}
+	return err
 }
 
 // writeWhole puts content at path so that nobody ever sees a part of it, and a power cut leaves the old state or the new one.

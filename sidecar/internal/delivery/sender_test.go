@@ -24,7 +24,7 @@ func parcel(content string) Parcel {
 	return Parcel{
 		Delivery: store.Delivery{ID: "d-1", Level: store.LevelInstance, ResourceID: "inst", StudyID: "study", Rule: "chests", ReceivedAt: time.Date(2026, 8, 20, 23, 30, 0, 0, time.UTC)},
 		Parts:    []Part{classified("inst", bodypart.AdultChest)},
-		File:     func(context.Context, string) ([]byte, error) { return []byte(content), nil },
+		File:     func(_ context.Context, _ string, use func([]byte) error) error { return use([]byte(content)) },
 	}
 }
 
@@ -40,7 +40,7 @@ func study() Parcel {
 	p := parcel("")
 	p.Level, p.ResourceID, p.Delivery.Instances = store.LevelStudy, "study", 3
 	p.Parts = append(p.Parts, Part{Item: store.Item{InstanceID: "broken", ContentMD5: "other"}, SeriesID: "series", State: store.StateUnreadable}, Part{Item: store.Item{InstanceID: "report"}})
-	p.File = func(_ context.Context, id string) ([]byte, error) { return []byte(id), nil }
+	p.File = func(_ context.Context, id string, use func([]byte) error) error { return use([]byte(id)) }
 	return p
 }
 
@@ -217,11 +217,11 @@ func TestFolderTakesSets(t *testing.T) {
 		}
 	}
 	var asked []string
-	p.File = func(_ context.Context, id string) ([]byte, error) {
+	p.File = func(_ context.Context, id string, use func([]byte) error) error {
 		if asked = append(asked, id); id == "broken" {
-			return nil, errors.New("gone")
+			return errors.New("gone")
 		}
-		return []byte(id), nil
+		return use([]byte(id))
 	}
 	if err := (Folder{Path: t.TempDir()}).Send(context.Background(), p); err == nil || !strings.Contains(err.Error(), "fetch instance broken") || len(asked) != 2 {
 		t.Errorf("a set of which one file cannot be fetched: %v, asked for %v", err, asked)
@@ -241,7 +241,7 @@ func TestFolderFailures(t *testing.T) {
 		t.Error("check of an absent folder passes")
 	}
 	failing := parcel("")
-	failing.File = func(context.Context, string) ([]byte, error) { return nil, errors.New("no file") }
+	failing.File = func(context.Context, string, func([]byte) error) error { return errors.New("no file") }
 	if err := (Folder{Path: root}).Send(context.Background(), failing); err == nil || !strings.Contains(err.Error(), "fetch instance inst") {
 		t.Errorf("a file that cannot be fetched: %v", err)
 	}

@@ -34,7 +34,7 @@ func BenchmarkDX(b *testing.B) {
 			})
 		}
 		run("parse", func() error {
-			d, err := open(file.Bytes(), DefaultMaxOutput)
+			d, err := open(file.Bytes(), DefaultMaxOutput, free)
 			if err == nil {
 				_, err = d.pixelsToRead(d.header().Frames, DefaultMaxPixels)
 			}

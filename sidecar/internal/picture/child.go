@@ -70,7 +70,7 @@ func (r *Reader) decodeElsewhere(ctx context.Context, d *dataset, f pixelFormat)
 	if err != nil {
 		return nil, "", err
 	}
-	decoded, err := open(out, r.options.MaxOutput)
+	decoded, err := open(out, r.options.MaxOutput, free)
 	if err != nil {
 		return nil, "", &Error{Kind: Undecodable, Reason: syntaxName(d.syntax) + ": gdcmconv wrote a broken file", Err: err}
 	}

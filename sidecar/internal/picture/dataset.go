@@ -56,8 +56,9 @@ type dataset struct {
 }
 
 // open finds the elements of a DICOM file. It copes with a missing preamble, a missing meta header, a wrong group length and a
-// dataset that is implicit where its transfer syntax says explicit, or the other way round.
-func open(file []byte, maxInflated int64) (*dataset, error) {
+// dataset that is implicit where its transfer syntax says explicit, or the other way round. reserve hears the length of an inflated
+// dataset before it is made, and may refuse it.
+func open(file []byte, maxInflated int64, reserve func(n int64) error) (*dataset, error) {
 	s := scanner{file: file, encoding: encoding{binary.LittleEndian, false}}
 	switch {
 	case len(file) >= preambleLength+4 && string(file[preambleLength:preambleLength+4]) == "DICM":
@@ -79,7 +80,7 @@ func open(file []byte, maxInflated int64) (*dataset, error) {
 		return nil, failure(Malformed, "truncated: no dataset after the meta header")
 	}
 	if d.syntax == uid.DeflatedExplicitVRLittleEndian {
-		inflated, err := inflate(s.file[s.pos:], maxInflated)
+		inflated, err := inflate(s.file[s.pos:], maxInflated, reserve)
 		if err != nil {
 			return nil, err
 		}
@@ -106,7 +107,10 @@ func datasetEncoding(b []byte, syntax string) encoding {
 	return e
 }
 
-func inflate(b []byte, limit int64) ([]byte, error) {
+// free reserves nothing.
+func free(int64) error { return nil }
+
+func inflate(b []byte, limit int64, reserve func(n int64) error) ([]byte, error) {
 	// The first pass only counts: a buffer that grows by doubling would hold three times as much as the file has.
 	n, err := io.Copy(io.Discard, io.LimitReader(flate.NewReader(bytes.NewReader(b)), limit+1))
 	if n > limit {
@@ -115,6 +119,9 @@ func inflate(b []byte, limit int64) ([]byte, error) {
 	// Some writers leave out the end of the stream; the scan says whether something is missing.
 	if err != nil && (n == 0 || !errors.Is(err, io.ErrUnexpectedEOF)) {
 		return nil, &Error{Kind: Malformed, Reason: "deflated data is broken", Err: err}
+	}
+	if err := reserve(n); err != nil {
+		return nil, err
 	}
 	out := make([]byte, n)
 	if _, err := io.ReadFull(flate.NewReader(bytes.NewReader(b)), out); err != nil {

@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"math"
 	"strings"
-	"sync"
 
 	"github.com/suyashkumar/dicom/pkg/tag"
 )
@@ -104,23 +103,6 @@ type raster struct {
 	format pixelFormat
 	codes  []uint16  // stored bits without sign, < 1<<format.stored: grey up to 16 bits, or indices of a palette
 	values []float32 // luminance of a colour picture, or grey stored values of more than 16 bits; NaN where padding
-}
-
-// codeBuffers keeps the largest buffer of a read; a 3000 × 2500 picture would else cost 15 MB of garbage.
-var codeBuffers = sync.Pool{}
-
-func newCodes(n int) []uint16 {
-	if b, ok := codeBuffers.Get().(*[]uint16); ok && cap(*b) >= n {
-		return (*b)[:n]
-	}
-	return make([]uint16, n)
-}
-
-func (r *raster) release() {
-	if r.codes != nil {
-		codes := r.codes
-		codeBuffers.Put(&codes)
-	}
 }
 
 // decodeNative reads uncompressed pixels. padding tells which stored values of more than 16 bits to leave out.

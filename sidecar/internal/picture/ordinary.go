@@ -2,6 +2,7 @@ package picture
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"image"
 	"image/color"
@@ -11,7 +12,7 @@ import (
 )
 
 // readOrdinary reads a PNG or a JPEG: luminance of 0…1 as it is, no window.
-func (r *Reader) readOrdinary(file []byte) (*Picture, error) {
+func (r *Reader) readOrdinary(ctx context.Context, file []byte) (*Picture, error) {
 	watch := newStopwatch()
 	config, format, err := image.DecodeConfig(bytes.NewReader(file))
 	if err != nil {
@@ -22,6 +23,11 @@ func (r *Reader) readOrdinary(file []byte) (*Picture, error) {
 	}
 	if int64(config.Width)*int64(config.Height) > r.options.MaxPixels {
 		return nil, failure(TooLarge, "%d × %d pixels are more than %d", config.Width, config.Height, r.options.MaxPixels)
+	}
+	holds := &holding{reader: r, ctx: ctx}
+	defer holds.end()
+	if err := holds.pixels(int64(config.Width) * int64(config.Height) * ordinaryBytes); err != nil {
+		return nil, err
 	}
 	watch.step("parse", "%s", format)
 	img, _, err := image.Decode(bytes.NewReader(file))
@@ -47,6 +53,7 @@ func (r *Reader) readOrdinary(file []byte) (*Picture, error) {
 	p.Blank = isBlank(low, high, sum, squares, len(p.Pixels))
 	watch.step("decode", "%s", format)
 	p.Steps = watch.steps
+	p.giveBack = holds.keep()
 	return p, nil
 }
 

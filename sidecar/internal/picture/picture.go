@@ -45,9 +45,12 @@ type Options struct {
 	ChildTimeout time.Duration // 20 s
 	ChildMemory  int64         // bytes of address space of the child, 2 GiB
 	MaxOutput    int64         // bytes that the child may write, or that a deflated file may grow to, 1 GiB
-	// MaxPixels is the largest rows × columns, 100 million by default (a stitched leg at 0.1 mm has 56 million). A Reader holds at
-	// most 6 bytes a pixel for grey pictures up to 16 bits and 8 for others (800 MB at the default), beside the file itself and
-	// its inflated or decompressed copy.
+	// Reserve takes bytes from what all pictures may hold together, waits until they are free, and returns what gives them back; its error
+	// says that there are not so many, or is ctx's. nil: no bound. With it, Picture.Release must be called.
+	Reserve func(ctx context.Context, bytes int64) (giveBack func(), err error)
+	// MaxPixels is the largest rows × columns, 100 million by default (a stitched leg at 0.1 mm has 56 million). What a
+	// picture takes, memory.go says: 6 bytes a pixel for grey ones up to 16 bits and 8 for others (800 MB at the default), beside the
+	// file itself and its inflated or decompressed copy.
 	MaxPixels int64
 }
 
@@ -88,6 +91,8 @@ type Picture struct {
 	Blank  bool
 	Header Header
 	Steps  []Step
+
+	giveBack func() // of Options.Reserve, nil without
 }
 
 // Header holds what the file says about its picture. Fields that the file does not have are zero.
@@ -126,9 +131,25 @@ func (r *Reader) Read(ctx context.Context, file []byte) (p *Picture, err error) 
 	case formatDICOM:
 		return r.readDICOM(ctx, file)
 	case formatPNG, formatJPEG:
-		return r.readOrdinary(file)
+		return r.readOrdinary(ctx, file)
 	default:
 		return nil, failure(Malformed, "neither DICOM, PNG nor JPEG")
+	}
+}
+
+// reserve takes memory for a picture, and returns what gives it back.
+func (r *Reader) reserve(ctx context.Context, bytes int64) (giveBack func(), err error) {
+	if r.options.Reserve == nil {
+		return func() {}, nil
+	}
+	giveBack, err = r.options.Reserve(ctx, bytes)
+	switch {
+	case err == nil:
+		return giveBack, nil
+	case ctx.Err() != nil:
+		return nil, interrupted(ctx.Err())
+	default:
+		return nil, &Error{Kind: TooLarge, Reason: err.Error(), Err: err}
 	}
 }
 

@@ -8,7 +8,6 @@ import (
 	"image/jpeg"
 	"slices"
 	"strings"
-	"sync"
 
 	"github.com/suyashkumar/dicom/pkg/tag"
 	"github.com/suyashkumar/dicom/pkg/uid"
@@ -16,13 +15,18 @@ import (
 
 func (r *Reader) readDICOM(ctx context.Context, file []byte) (*Picture, error) {
 	watch := newStopwatch()
-	d, err := open(file, r.options.MaxOutput)
+	holds := &holding{reader: r, ctx: ctx}
+	defer holds.end()
+	d, err := open(file, r.options.MaxOutput, holds.inflated)
 	if err != nil {
 		return nil, err
 	}
 	p := &Picture{Header: d.header()}
 	format, err := d.pixelsToRead(p.Header.Frames, r.options.MaxPixels)
 	if err != nil {
+		return nil, err
+	}
+	if err := holds.pixels(d.memory(format)); err != nil {
 		return nil, err
 	}
 	p.Header.Rows, p.Header.Columns, p.Header.BitsStored = format.rows, format.columns, format.stored
@@ -53,6 +57,7 @@ func (r *Reader) readDICOM(ctx context.Context, file []byte) (*Picture, error) {
 		watch.step("invert", "%s", raster.format.photometric)
 	}
 	p.Steps = watch.steps
+	p.giveBack = holds.keep()
 	return p, nil
 }
 
@@ -104,6 +109,9 @@ func (r *Reader) decodePixels(ctx context.Context, d *dataset, f pixelFormat) (*
 	if slices.Contains(nativeSyntaxes, d.syntax) {
 		return nil, "", failure(Malformed, "%s is encapsulated, but %s is not", name(pixelDataTag), syntaxName(d.syntax))
 	}
+	if len(pixels.fragments) >= maxFragments {
+		return nil, "", failure(Malformed, "%s of one frame has more than %d fragments", name(pixelDataTag), maxFragments)
+	}
 	stream := bytes.Join(pixels.fragments, nil)
 	if len(pixels.fragments) == 1 {
 		stream = pixels.fragments[0]
@@ -113,13 +121,16 @@ func (r *Reader) decodePixels(ctx context.Context, d *dataset, f pixelFormat) (*
 		raster, err := decodeNative(f, stream, binary.LittleEndian, false, padding)
 		return raster, "native fragments", err
 	case deflatedImageFrame:
-		inflated, err := inflate(stream, f.bytes()+1)
+		inflated, err := inflate(stream, f.bytes()+1, free)
 		if err != nil {
 			return nil, "", err
 		}
 		raster, err := decodeNative(f, inflated, binary.LittleEndian, false, padding)
 		return raster, "inflated", err
 	case jpegBaseline:
+		if config, err := jpeg.DecodeConfig(bytes.NewReader(stream)); err == nil && len(pixels.fragments) > 1 && int64(config.Width)*int64(config.Height) > int64(f.pixels()) {
+			return nil, "", failure(Malformed, "%d × %d pixels in the JPEG, %d × %d in the header", config.Width, config.Height, f.columns, f.rows)
+		}
 		raster, err := r.decodeJPEG(f, stream)
 		if raster != nil || err != nil {
 			return raster, "JPEG baseline", err
@@ -178,23 +189,4 @@ func storedRGB(f pixelFormat, img image.Image, stream []byte) *image.YCbCr {
 		return nil
 	}
 	return m
-}
-
-// pixelBuffers keeps what Picture.Release gave back.
-var pixelBuffers = sync.Pool{}
-
-func newPixels(n int) []float32 {
-	if b, ok := pixelBuffers.Get().(*[]float32); ok && cap(*b) >= n {
-		return (*b)[:n]
-	}
-	return make([]float32, n)
-}
-
-// Release gives the pixels back for the next picture. It may be called once, when nothing uses them any more, or not at all.
-func (p *Picture) Release() {
-	if p.Pixels != nil {
-		pixels := p.Pixels
-		pixelBuffers.Put(&pixels)
-		p.Pixels = nil
-	}
 }

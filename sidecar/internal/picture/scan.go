@@ -15,7 +15,8 @@ import (
 
 const (
 	undefinedLength = 0xFFFFFFFF
-	maxDepth        = 32 // of nested sequences; real files have fewer than ten
+	maxDepth        = 32      // of nested sequences; real files have fewer than ten
+	maxFragments    = 1 << 16 // that are kept; of a single frame they are far fewer
 	preambleLength  = 128
 )
 
@@ -210,7 +211,7 @@ func (s *scanner) skipElements(depth int) *Error {
 }
 
 // readFragments reads the items of encapsulated pixel data and drops the first one, the basic offset table (PS3.5, A.4).
-// A missing sequence delimiter at the end of the file is forgiven.
+// A missing sequence delimiter at the end of the file is forgiven. Those above maxFragments are read over: so many belong to many frames.
 func (s *scanner) readFragments() ([][]byte, *Error) {
 	var items [][]byte
 	for s.left() > 0 {
@@ -228,7 +229,9 @@ func (s *scanner) readFragments() ([][]byte, *Error) {
 		if err != nil {
 			return nil, err
 		}
-		items = append(items, item)
+		if len(items) <= maxFragments {
+			items = append(items, item)
+		}
 	}
 	if len(items) < 2 {
 		return nil, failure(Malformed, "%s holds no fragment", name(pixelDataTag))
@@ -254,7 +257,10 @@ func (s *scanner) scan(wanted func(tag.Tag) bool) (map[tag.Tag]element, *Error) 
 	return found, nil
 }
 
-// firstItem returns the elements of a sequence's first item. Errors inside it give an empty item.
+// keepInItem is what is needed of a sequence's items.
+var keepInItem = map[tag.Tag]bool{tag.LUTDescriptor: true, tag.LUTData: true}
+
+// firstItem returns the needed elements of a sequence's first item. Errors inside it give an empty item.
 func (e element) firstItem() map[tag.Tag]element {
 	s := scanner{file: e.value, encoding: e.encoding}
 	if e.vr == "UN" {
@@ -277,7 +283,9 @@ func (e element) firstItem() map[tag.Tag]element {
 		if err != nil || e.tag == itemEndTag {
 			break
 		}
-		found[e.tag] = e
+		if keepInItem[e.tag] { // an item can hold millions
+			found[e.tag] = e
+		}
 	}
 	return found
 }

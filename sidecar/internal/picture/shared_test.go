@@ -155,7 +155,7 @@ func uncompressed(t *testing.T, files []string) []string {
 		if err != nil {
 			t.Fatal(err)
 		}
-		d, err := open(content, DefaultMaxOutput)
+		d, err := open(content, DefaultMaxOutput, free)
 		if err != nil || !d.elements[pixelDataTag].encapsulated || d.syntax == jpegBaseline {
 			continue
 		}

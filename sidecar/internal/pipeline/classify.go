@@ -16,6 +16,7 @@ import (
 	"imagingrouter/sidecar/internal/config"
 	"imagingrouter/sidecar/internal/intake"
 	"imagingrouter/sidecar/internal/jobs"
+	"imagingrouter/sidecar/internal/memory"
 	"imagingrouter/sidecar/internal/orthanc"
 	"imagingrouter/sidecar/internal/picture"
 	"imagingrouter/sidecar/internal/store"
@@ -201,24 +202,17 @@ func (p *Pipeline) orMissing(ctx context.Context, id string, err error) error {
 // look fetches the file, makes the picture and asks the network.
 func (p *Pipeline) look(ctx context.Context, attempt int, inst orthanc.Instance) (r bodypart.Result, detail string, err error) {
 	clock := newStages(p)
-	file, err := p.Orthanc.File(ctx, inst.ID)
-	if errors.Is(err, orthanc.ErrTooLarge) {
-		return r, "", &ended{store.StateUnreadable, fmt.Sprintf("file of %d bytes is larger than picture.max_file", inst.FileSize)}
-	}
-	if err != nil {
-		return r, "", p.orMissing(ctx, inst.ID, err)
-	}
-	clock.next("fetch")
-	pic, err := p.read(ctx, attempt, inst, file)
+	pic, err := p.read(ctx, attempt, inst, clock)
 	if err != nil {
 		return r, "", err
 	}
+	defer pic.Release()
 	if sop := pic.Header.SOPClassUID; !p.Objects.Wanted(sop, pic.Header.Modality) { // where Orthanc had not recorded it
 		p.Metrics.Skipped(sop)
 		return r, "", unwanted(sop, pic.Header.Modality)
 	}
 	tensor := pic.Tensor(p.Classifier.Model().Spec())
-	pic.Release() // its pixels serve the next picture; what it says of itself stays
+	pic.Release() // now, and not at the end: its pixels serve the next picture; what it says of itself stays
 	clock.next("picture")
 	prediction, err := p.Classifier.Classify(ctx, tensor)
 	if err != nil {
@@ -233,9 +227,9 @@ func (p *Pipeline) look(ctx context.Context, attempt int, inst orthanc.Instance)
 	return r, clock.String() + "; " + steps(pic), nil
 }
 
-// read decodes the file here; what nothing here can decode is left to Orthanc where the site allows it and Orthanc survives it.
-func (p *Pipeline) read(ctx context.Context, attempt int, inst orthanc.Instance, file []byte) (*picture.Picture, error) {
-	pic, err := p.Reader.Read(ctx, file)
+// read fetches the file and decodes it here; what nothing here can decode is left to Orthanc where the site allows it and Orthanc survives it.
+func (p *Pipeline) read(ctx context.Context, attempt int, inst orthanc.Instance, clock *stages) (*picture.Picture, error) {
+	pic, err := p.fetchAndRead(ctx, inst, inst.FileSize, clock, func() ([]byte, error) { return p.Orthanc.File(ctx, inst.ID) })
 	var fault *picture.Error
 	if err == nil || !errors.As(err, &fault) {
 		return pic, err
@@ -244,28 +238,49 @@ func (p *Pipeline) read(ctx context.Context, attempt int, inst orthanc.Instance,
 		return nil, fmt.Errorf("decode instance %s: %w", inst.ID, err)
 	}
 	if fault.Kind == picture.Undecodable && p.Transcoder {
-		return p.transcoded(ctx, inst, fault)
+		return p.transcoded(ctx, inst, fault, clock)
 	}
 	return nil, unreadable(fault)
 }
 
+// fetchAndRead holds a file of so many bytes while it makes a picture of it.
+func (p *Pipeline) fetchAndRead(ctx context.Context, inst orthanc.Instance, size int64, clock *stages, fetch func() ([]byte, error)) (*picture.Picture, error) {
+	giveBack, err := p.Files.Take(ctx, size)
+	var much *memory.TooMuch
+	if errors.As(err, &much) {
+		return nil, &ended{store.StateUnreadable, fmt.Sprintf("file of %d bytes: %v", size, much)}
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer giveBack()
+	file, err := fetch()
+	switch {
+	case errors.Is(err, orthanc.ErrTooLarge):
+		return nil, &ended{store.StateUnreadable, fmt.Sprintf("file of %d bytes is larger than picture.max_file", inst.FileSize)}
+	case errors.Is(err, orthanc.ErrCannotTranscode):
+		return nil, err
+	case err != nil:
+		return nil, p.orMissing(ctx, inst.ID, err)
+	}
+	clock.next("fetch")
+	return p.Reader.Read(ctx, file)
+}
+
 const explicitLittleEndian = "1.2.840.10008.1.2.1"
 
-func (p *Pipeline) transcoded(ctx context.Context, inst orthanc.Instance, fault *picture.Error) (*picture.Picture, error) {
+func (p *Pipeline) transcoded(ctx context.Context, inst orthanc.Instance, fault *picture.Error, clock *stages) (*picture.Picture, error) {
 	if deadly, err := p.transcodingKills(ctx, inst.Metadata["TransferSyntax"]); err != nil || deadly {
 		if err == nil {
 			err = &ended{store.StateUndecodable, fault.Reason + "; Orthanc was not asked: this version's GDCM plugin is known to die from it"}
 		}
 		return nil, err
 	}
-	file, err := p.Orthanc.FileTranscoded(ctx, inst.ID, explicitLittleEndian)
+	// How large the decoded file will be is not known before it is there: nobody else holds one meanwhile.
+	pic, err := p.fetchAndRead(ctx, inst, p.Files.Size(), clock, func() ([]byte, error) { return p.Orthanc.FileTranscoded(ctx, inst.ID, explicitLittleEndian) })
 	if errors.Is(err, orthanc.ErrCannotTranscode) {
 		return nil, &ended{store.StateUndecodable, fault.Reason + "; Orthanc cannot decode it either"}
 	}
-	if err != nil {
-		return nil, p.orMissing(ctx, inst.ID, err)
-	}
-	pic, err := p.Reader.Read(ctx, file)
 	if errors.As(err, &fault) {
 		return nil, unreadable(fault)
 	}

@@ -248,12 +248,31 @@ func (p *Pipeline) there(ctx context.Context, ids []string) (map[string]orthanc.
 }
 
 // file returns how a destination's files are fetched: as they are stored, or in its transfer syntax, decoded by Orthanc.
-func (p *Pipeline) file(to delivery.Destination) func(ctx context.Context, instance string) ([]byte, error) {
-	return func(ctx context.Context, instance string) ([]byte, error) {
-		if to.TransferSyntax == "" {
-			return p.Orthanc.File(ctx, instance)
+func (p *Pipeline) file(to delivery.Destination) func(ctx context.Context, instance string, use func([]byte) error) error {
+	return func(ctx context.Context, instance string, use func([]byte) error) error {
+		inst, err := p.Orthanc.Instance(ctx, instance)
+		if err != nil {
+			return err
 		}
-		return p.Orthanc.FileTranscoded(ctx, instance, to.TransferSyntax)
+		size := inst.FileSize
+		if to.TransferSyntax != "" {
+			size = p.Files.Size() // not known before it is there: nobody else holds one meanwhile
+		}
+		giveBack, err := p.Files.Take(ctx, size)
+		if err != nil {
+			return err
+		}
+		defer giveBack()
+		var content []byte
+		if to.TransferSyntax == "" {
+			content, err = p.Orthanc.File(ctx, instance)
+		} else {
+			content, err = p.Orthanc.FileTranscoded(ctx, instance, to.TransferSyntax)
+		}
+		if err != nil {
+			return err
+		}
+		return use(content)
 	}
 }
 

@@ -22,6 +22,7 @@ import (
 	"imagingrouter/sidecar/internal/delivery"
 	"imagingrouter/sidecar/internal/intake"
 	"imagingrouter/sidecar/internal/jobs"
+	"imagingrouter/sidecar/internal/memory"
 	"imagingrouter/sidecar/internal/metrics"
 	"imagingrouter/sidecar/internal/orthanc"
 	"imagingrouter/sidecar/internal/picture"
@@ -45,6 +46,7 @@ type Pipeline struct {
 	Jobs         *delivery.Jobs
 	Destinations map[string]delivery.Destination
 	Forwarding   *Forwarding
+	Files        *memory.Budget // of the files that are held at a time; nil = without bound
 	Metrics      *metrics.Metrics
 	Log          zerolog.Logger
 
