@@ -81,7 +81,10 @@ func (r *checks) wrong(subject, text, mend string) {
 }
 
 func (r *checks) model(c *config.Config) {
-	network, err := classifier.Load(c.Model.Dir, classifier.Options{Library: c.Model.ONNXRuntime, Provider: c.Model.Provider, Threads: c.Model.Threads})
+	network, err := classifier.Load(c.Model.Dir, classifier.Options{Library: c.Model.ONNXRuntime, Provider: c.Model.Provider, Threads: c.Model.Threads,
+		FellBack: func(from, to string, cause error) {
+			r.warn("model", fmt.Sprintf("provider %s does not work, %s takes its place: %v", from, to, cause), "")
+		}})
 	if err != nil {
 		r.wrong("model", err.Error(), "")
 		return

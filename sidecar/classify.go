@@ -70,7 +70,10 @@ func classify(cmd *cobra.Command, args []string, format, modelDir string) error 
 		// Together the workers use every core once.
 		threads = max(1, runtime.GOMAXPROCS(0)/workers)
 	}
-	network, err := classifier.Load(c.Model.Dir, classifier.Options{Library: c.Model.ONNXRuntime, Provider: c.Model.Provider, Threads: threads})
+	network, err := classifier.Load(c.Model.Dir, classifier.Options{Library: c.Model.ONNXRuntime, Provider: c.Model.Provider, Threads: threads,
+		FellBack: func(from, to string, cause error) {
+			fmt.Fprintf(cmd.ErrOrStderr(), "imaging-router: provider %s does not work, %s takes its place: %v\n", from, to, cause)
+		}})
 	if err != nil {
 		return err
 	}

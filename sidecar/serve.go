@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"runtime"
+	"strings"
 	"sync"
 	"time"
 
@@ -124,7 +125,16 @@ func newRouter(ctx context.Context, c *config.Config, log zerolog.Logger) (_ *ro
 	if err != nil {
 		return nil, err
 	}
-	if r.network, err = classifier.Load(c.Model.Dir, classifier.Options{Library: c.Model.ONNXRuntime, Provider: c.Model.Provider, Threads: c.Model.Threads}); err != nil {
+	var numbers *metrics.Metrics
+	r.network, err = classifier.Load(c.Model.Dir, classifier.Options{Library: c.Model.ONNXRuntime, Provider: c.Model.Provider, Threads: c.Model.Threads,
+		FellBack: func(from, to string, cause error) {
+			log.Error().Err(cause).Str("from", from).Str("to", to).Msg("the execution provider does not work; the next one of model.provider takes its place until a restart")
+			if numbers != nil {
+				numbers.FellBack(from, to)
+				numbers.Model(r.network.Model().ID(), r.network.Model().SHA256, to, r.network.RuntimeVersion())
+			}
+		}})
+	if err != nil {
 		return nil, err
 	}
 	if r.store, err = store.Open(ctx, c.Database.Path); err != nil {
@@ -141,10 +151,13 @@ func newRouter(ctx context.Context, c *config.Config, log zerolog.Logger) (_ *ro
 		s, err := forwarding.State(ctx)
 		return s.On, err
 	}}
-	numbers := metrics.New(gauges)
+	numbers = metrics.New(gauges)
 	model := r.network.Model()
 	numbers.Destinations(c.DestinationNames()...)
 	numbers.Model(model.ID(), model.SHA256, r.network.Provider(), r.network.RuntimeVersion())
+	if first, _, _ := strings.Cut(c.Model.Provider, ","); !strings.EqualFold(strings.TrimSpace(first), r.network.Provider()) {
+		numbers.FellBack(strings.ToLower(strings.TrimSpace(first)), r.network.Provider()) // at the load, before there were numbers
+	}
 
 	r.reloader.metrics = numbers
 	numbers.Reloaded(true, time.Now())

@@ -18,22 +18,37 @@ import (
 // Options says what runs the network.
 type Options struct {
 	Library  string // path of libonnxruntime; "" = ONNXRUNTIME_LIB, then .cache, then beside the program, then the system's
-	Provider string // cpu (or ""), cuda, tensorrt, openvino, webgpu, xnnpack
+	Provider string // cpu (or ""), cuda, tensorrt, openvino, webgpu, xnnpack; several in order, separated by commas
 	Threads  int    // of one run; 0 = all cores
+	// FellBack hears that a provider does not work, or works no more, and which of the configured order takes its place. nil: nobody hears.
+	FellBack func(from, to string, cause error)
 }
 
 // Classifier is a network that is ready to run. It is safe for concurrent use.
 type Classifier struct {
 	model    Model
-	provider string
 	library  string
+	network  []byte // the checked file, from which the next provider's session is made
+	options  Options
+	fellBack func(from, to string, cause error)
 
-	mu      sync.RWMutex // held for reading while a run uses the session, so that Close waits for it
-	session *ort.DynamicAdvancedSession
+	mu       sync.RWMutex // held for reading while a run uses the session, so that Close and a change of provider wait for it
+	session  session
+	provider string
+	next     []string // the providers that have not been tried
+}
+
+// session is what runs the network: ONNX Runtime's, outside of tests that need one to fail.
+type session interface {
+	Run(inputs, outputs []ort.Value) error
+	Destroy() error
 }
 
 // ErrClosed is the error of Classify after Close.
 var ErrClosed = errors.New("the classifier is closed")
+
+// errNotFinite is the picture's fault, or the network's, and not its provider's.
+var errNotFinite = errors.New("not a finite number")
 
 // Load reads a model folder, holds the network against its description, opens it in ONNX Runtime and runs it once. Whatever
 // does not fit together is an error here, never a wrong class later.
@@ -55,21 +70,61 @@ func Load(dir string, o Options) (*Classifier, error) {
 	if err := checkNetwork(model, path, network); err != nil {
 		return nil, err
 	}
-	options, provider, err := sessionOptions(o, library)
+	providers, err := parseProviders(o.Provider)
+	if err != nil {
+		return nil, err
+	}
+	c := &Classifier{model: model, library: library, network: network, options: o, fellBack: o.FellBack, next: providers}
+	if c.fellBack == nil {
+		c.fellBack = func(string, string, error) {}
+	}
+	if err := c.advance("", nil); err != nil {
+		return nil, fmt.Errorf("open %s: %w", path, err)
+	}
+	if len(c.next) == 0 {
+		c.network = nil // nobody will need it again
+	}
+	return c, nil
+}
+
+// advance opens the network with the next provider that works, in the place of one that does not. The caller holds the lock, or is
+// the only one who knows c.
+func (c *Classifier) advance(from string, cause error) error {
+	for len(c.next) > 0 {
+		provider := c.next[0]
+		c.next = c.next[1:]
+		opened, err := c.open(provider)
+		if err != nil {
+			if from == "" {
+				from = provider
+			}
+			cause = errors.Join(cause, err)
+			continue
+		}
+		c.session, c.provider = opened, provider
+		if cause != nil {
+			c.fellBack(from, provider, cause)
+		}
+		return nil
+	}
+	return cause
+}
+
+// open makes a session and runs it once: the first run allocates and plans, and no picture should wait for it.
+func (c *Classifier) open(provider string) (session, error) {
+	options, err := sessionOptions(provider, c.options.Threads, c.library)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = options.Destroy() }() // only frees memory
-	session, err := ort.NewDynamicAdvancedSessionWithONNXData(network, []string{model.Input.Name}, []string{model.Output.Name}, options)
+	opened, err := ort.NewDynamicAdvancedSessionWithONNXData(c.network, []string{c.model.Input.Name}, []string{c.model.Output.Name}, options)
 	if err != nil {
-		return nil, fmt.Errorf("open %s with provider %s: %w", path, provider, err)
+		return nil, fmt.Errorf("with provider %s: %w", provider, err)
 	}
-	c := &Classifier{model: model, provider: provider, library: library, session: session}
-	// The first run allocates and plans; no picture should wait for it.
-	if _, err := c.Classify(context.Background(), make([]float32, model.Input.Size*model.Input.Size)); err != nil {
-		return nil, errors.Join(fmt.Errorf("warm up %s with provider %s: %w", path, provider, err), c.Close())
+	if _, err := c.run(opened, make([]float32, c.model.Input.Size*c.model.Input.Size)); err != nil {
+		return nil, errors.Join(fmt.Errorf("warm up with provider %s: %w", provider, err), opened.Destroy())
 	}
-	return c, nil
+	return opened, nil
 }
 
 // checkNetwork compares the network's inputs and outputs with model.yaml.
@@ -126,8 +181,12 @@ func shapeText(shape []int64) string {
 // Model returns the content of model.yaml.
 func (c *Classifier) Model() Model { return c.model }
 
-// Provider returns the execution provider that runs the network.
-func (c *Classifier) Provider() string { return c.provider }
+// Provider returns the execution provider that runs the network now.
+func (c *Classifier) Provider() string {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.provider
+}
 
 // RuntimeVersion returns the version of ONNX Runtime.
 func (c *Classifier) RuntimeVersion() string { return ort.GetVersion() }
@@ -154,12 +213,43 @@ func (c *Classifier) Logits(ctx context.Context, tensor []float32) ([]float32, e
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
+	used, logits, err := c.runCurrent(tensor)
+	if err == nil || errors.Is(err, ErrClosed) || errors.Is(err, errNotFinite) || !c.fallBack(used, err) {
+		return logits, err
+	}
+	_, logits, err = c.runCurrent(tensor)
+	return logits, err
+}
+
+// runCurrent runs the session that serves now, and says which it was.
+func (c *Classifier) runCurrent(tensor []float32) (session, []float32, error) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	if c.session == nil {
-		return nil, ErrClosed
+		return nil, nil, ErrClosed
 	}
-	input, err := ort.NewTensor(ort.NewShape(1, 1, int64(size), int64(size)), tensor)
+	logits, err := c.run(c.session, tensor)
+	return c.session, logits, err
+}
+
+// fallBack puts the next provider in the place of the one whose run failed, and says whether another run makes sense. The failed session is
+// left as it is: a device that is gone may take the process with it when it is asked to free something.
+func (c *Classifier) fallBack(failed session, cause error) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.session == nil:
+		return false
+	case c.session != failed: // another run has been here before
+		return true
+	}
+	return c.advance(c.provider, cause) == nil && c.session != failed
+}
+
+// run runs a session on one tensor.
+func (c *Classifier) run(s session, tensor []float32) ([]float32, error) {
+	size := int64(c.model.Input.Size)
+	input, err := ort.NewTensor(ort.NewShape(1, 1, size, size), tensor)
 	if err != nil {
 		return nil, fmt.Errorf("prepare the input of %s: %w", c.model.ID(), err)
 	}
@@ -170,13 +260,13 @@ func (c *Classifier) Logits(ctx context.Context, tensor []float32) ([]float32, e
 		return nil, fmt.Errorf("prepare the output of %s: %w", c.model.ID(), err)
 	}
 	defer func() { _ = output.Destroy() }() // only frees memory
-	if err := c.session.Run([]ort.Value{input}, []ort.Value{output}); err != nil {
+	if err := s.Run([]ort.Value{input}, []ort.Value{output}); err != nil {
 		return nil, fmt.Errorf("run %s: %w", c.model.ID(), err)
 	}
 	runtime.KeepAlive(tensor)
 	for i, v := range logits {
 		if math.IsNaN(float64(v)) || math.IsInf(float64(v), 0) {
-			return nil, fmt.Errorf("run %s: its output for %s is %v, not a finite number", c.model.ID(), c.model.Classes[i], v)
+			return nil, fmt.Errorf("run %s: its output for %s is %v, %w", c.model.ID(), c.model.Classes[i], v, errNotFinite)
 		}
 	}
 	return logits, nil

@@ -199,7 +199,7 @@ func TestLoadErrors(t *testing.T) {
 		"input size": {folder(t, "tiny.onnx", "size: 8", "size: 16"),
 			`DIR/model.onnx does not fit its model.yaml: input "input" must have the shape [N×1×16×16] (it has [N×1×8×8])`},
 		"not a number at the first run": {folder(t, "ratio.onnx"),
-			`warm up DIR/model.onnx with provider cpu: run tiny@1.0.0: its output for spine is NaN, not a finite number`},
+			`open DIR/model.onnx: warm up with provider cpu: run tiny@1.0.0: its output for spine is NaN, not a finite number`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := Load(tc.dir, Options{})

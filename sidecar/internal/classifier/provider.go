@@ -23,30 +23,41 @@ func Providers() []string {
 	return []string{DefaultProvider, "cuda", "openvino", "tensorrt", "webgpu", "xnnpack"}
 }
 
-// sessionOptions prepares a session on the provider that was asked for. There is no silent fall-back to the CPU: a site that
-// paid for a GPU wants to hear that it is not used.
-func sessionOptions(o Options, library string) (*ort.SessionOptions, string, error) {
-	provider := strings.ToLower(o.Provider)
-	if provider == "" {
-		provider = DefaultProvider
+// parseProviders reads an order of providers, separated by commas. None is the default one.
+func parseProviders(order string) ([]string, error) {
+	var providers []string
+	for name := range strings.SplitSeq(order, ",") {
+		provider := strings.ToLower(strings.TrimSpace(name))
+		switch {
+		case provider == "" && strings.TrimSpace(order) == "":
+			provider = DefaultProvider
+		case !slices.Contains(Providers(), provider):
+			return nil, fmt.Errorf("unknown execution provider %q%s", name, suggest.DidYouMean(provider, Providers()))
+		case slices.Contains(providers, provider):
+			return nil, fmt.Errorf("execution provider %s is named twice", provider)
+		}
+		providers = append(providers, provider)
 	}
-	if !slices.Contains(Providers(), provider) {
-		return nil, "", fmt.Errorf("unknown execution provider %q%s", o.Provider, suggest.DidYouMean(provider, Providers()))
-	}
+	return providers, nil
+}
+
+// sessionOptions prepares a session on one provider. There is no silent fall-back to the CPU: a site that paid for a GPU wants to hear that
+// it is not used, and says by its order what takes its place.
+func sessionOptions(provider string, threads int, library string) (*ort.SessionOptions, error) {
 	options, err := ort.NewSessionOptions()
 	if err != nil {
-		return nil, "", fmt.Errorf("prepare an ONNX Runtime session: %w", err)
+		return nil, fmt.Errorf("prepare an ONNX Runtime session: %w", err)
 	}
-	if o.Threads > 0 {
-		if err := options.SetIntraOpNumThreads(o.Threads); err != nil {
-			return nil, "", errors.Join(fmt.Errorf("set %d threads: %w", o.Threads, err), options.Destroy())
+	if threads > 0 {
+		if err := options.SetIntraOpNumThreads(threads); err != nil {
+			return nil, errors.Join(fmt.Errorf("set %d threads: %w", threads, err), options.Destroy())
 		}
 	}
 	if err := appendProvider(options, provider); err != nil {
-		return nil, "", errors.Join(fmt.Errorf("execution provider %s does not work with this ONNX Runtime (%s %s): %w; "+
+		return nil, errors.Join(fmt.Errorf("execution provider %s does not work with this ONNX Runtime (%s %s): %w; "+
 			"use a build that has it, or set model.provider to cpu", provider, library, ort.GetVersion(), err), options.Destroy())
 	}
-	return options, provider, nil
+	return options, nil
 }
 
 func appendProvider(options *ort.SessionOptions, provider string) error {

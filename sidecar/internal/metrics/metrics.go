@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"regexp"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -37,15 +38,18 @@ type Metrics struct {
 	rulesFailed    *prometheus.CounterVec
 	deliveryTime   *prometheus.HistogramVec
 	model          *prometheus.GaugeVec
+	fallbacks      *prometheus.CounterVec
 	followerResets prometheus.Counter
 	reloadSuccess  prometheus.Gauge
 	reloadTime     prometheus.Gauge
-	followerSeen   atomic.Int64 // Unix milliseconds of the last poll that reached the end of the log, or of the follower's start
+	classesMutex   sync.Mutex
+	classes        map[string]bool // SOP classes that have a label of their own
+	followerSeen   atomic.Int64    // Unix milliseconds of the last poll that reached the end of the log, or of the follower's start
 }
 
 // New returns an empty set; sources, when given, are collected with it (queue depths, counts of the database).
 func New(sources ...prometheus.Collector) *Metrics {
-	m := &Metrics{registry: prometheus.NewRegistry()}
+	m := &Metrics{registry: prometheus.NewRegistry(), classes: map[string]bool{}}
 	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
 		v := prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: namespace, Name: name, Help: help}, labels)
 		m.registry.MustRegister(v)
@@ -78,6 +82,7 @@ func New(sources ...prometheus.Collector) *Metrics {
 	m.model = prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: namespace, Name: "model_info", Help: "The serving model; always 1."},
 		[]string{"model", "sha256", "provider", "onnxruntime"})
 	m.registry.MustRegister(m.model)
+	m.fallbacks = counter("provider_fallbacks_total", "Times that an execution provider did not work, or no longer, and the next of model.provider took its place.", "from", "to")
 	m.followerResets = prometheus.NewCounter(prometheus.CounterOpts{Namespace: namespace, Name: "follower_resets_total",
 		Help: "Times that Orthanc's database was found reset or restored."})
 	lag := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: namespace, Name: "follower_lag_seconds",
@@ -132,10 +137,23 @@ func (m *Metrics) HookRefused(status int) { m.hookRefused.WithLabelValues(strcon
 
 // Skipped counts an instance that is not to be classified.
 func (m *Metrics) Skipped(sopClass string) {
-	if !standardUID.MatchString(sopClass) {
+	if !standardUID.MatchString(sopClass) || !m.fewClasses(sopClass) {
 		sopClass = "other" // private classes, and text from a stranger: the set of labels stays closed
 	}
 	m.skipped.WithLabelValues(sopClass).Inc()
+}
+
+// mostClasses is how many SOP classes are told apart; DICOM has some 200 for storage, and a hospital a few dozen.
+const mostClasses = 256
+
+// fewClasses says whether a SOP class is one of the first mostClasses that were seen.
+func (m *Metrics) fewClasses(sopClass string) bool {
+	m.classesMutex.Lock()
+	defer m.classesMutex.Unlock()
+	if !m.classes[sopClass] && len(m.classes) < mostClasses {
+		m.classes[sopClass] = true
+	}
+	return m.classes[sopClass]
 }
 
 var standardUID = regexp.MustCompile(`^1\.2\.840\.10008\.[0-9.]{1,46}$`)
@@ -193,6 +211,9 @@ func (m *Metrics) Model(model, sha256, provider, runtime string) {
 	m.model.Reset()
 	m.model.WithLabelValues(model, sha256, provider, runtime).Set(1)
 }
+
+// FellBack counts a change of the execution provider that nobody asked for.
+func (m *Metrics) FellBack(from, to string) { m.fallbacks.WithLabelValues(from, to).Inc() }
 
 // Reloaded notes how a reading of the configuration file ended.
 func (m *Metrics) Reloaded(good bool, at time.Time) {

@@ -39,3 +39,21 @@ func TestFollowerThatNeverReachedOrthancLags(t *testing.T) {
 		t.Errorf("lag after a complete poll is %g", got)
 	}
 }
+
+// A stranger writes SOP classes: what looks like one gets a label of its own only until there are as many as DICOM has.
+func TestSkippedClassesAreBounded(t *testing.T) {
+	m := New()
+	for i := range 10 * mostClasses {
+		m.Skipped("1.2.840.10008." + strconv.Itoa(i))
+	}
+	m.Skipped("DOE^JOHN")
+	families, err := m.registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() == "imaging_router_instances_skipped_total" && len(f.GetMetric()) != mostClasses+1 {
+			t.Errorf("%d classes are told apart", len(f.GetMetric()))
+		}
+	}
+}
