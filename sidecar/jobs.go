@@ -1,12 +1,14 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -101,7 +103,7 @@ func newJobsListCommand() *cobra.Command {
 
 func (s *selection) flags(cmd *cobra.Command, states []string) {
 	cmd.Flags().StringSliceVar(&s.states, "state", states, "states, comma-separated")
-	cmd.Flags().StringVar(&s.reason, "reason", "", "only instances whose reason or last error contains this")
+	cmd.Flags().StringVar(&s.reason, "reason", "", "only instances whose reason or last error contains this, or whose state it is")
 	cmd.Flags().StringVar(&s.destination, "destination", "", "only deliveries to this destination")
 }
 
@@ -268,10 +270,12 @@ func newJobsRetryCommand() *cobra.Command {
 		Use:   "retry [INSTANCE|DELIVERY ...]",
 		Short: "Take up instances and deliveries that had come to an end",
 		Long: `Marks instances as due again, and reopens deliveries. Without names it takes all that the flags select; at least one of --state,
---reason or --destination must then be given. An instance is forwarded only if it was meant to be when it arrived, is still within
+--reason or --destination must then be given, and --reason alone looks among what is undecodable, unreadable or failed. It says first how
+many there are, by reason; with --dry-run it stops there. An instance is forwarded only if it was meant to be when it arrived, is still within
 forwarding.route_max_age, and was not delivered before.`,
 		Example: `  imaging-router jobs retry 4165f4f4-d4d56c1c-0b4d3ae3-2ee2bd62-5c0cf2f3
-  imaging-router jobs retry --state undecodable --reason "JPEG 2000" --dry-run
+  imaging-router jobs retry --reason undecodable --dry-run
+  imaging-router jobs retry --reason "JPEG 2000"
   imaging-router jobs retry --destination spine-ai --state failed`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			selected := cmd.Flags().Changed("state") || s.reason != "" || s.destination != ""
@@ -281,18 +285,24 @@ forwarding.route_max_age, and was not delivered before.`,
 			if s.reason != "" && s.destination != "" {
 				return errors.New("--reason selects instances and --destination deliveries: give one of them")
 			}
+			if s.reason != "" && !cmd.Flags().Changed("state") {
+				s.states = []string{string(store.StateUndecodable), string(store.StateUnreadable), string(store.StateFailed)}
+			}
 			c, db, err := openDatabase(cmd)
 			if err != nil {
 				return err
 			}
 			defer func() { _ = db.Close() }()
-			instances, deliveries, err := s.choose(cmd.Context(), db, args)
+			chosen, deliveries, err := s.choose(cmd.Context(), db, args)
 			if err != nil {
 				return err
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "%d instances, %d deliveries\n", len(instances), len(deliveries))
-			if dryRun {
-				return nil
+			if err := showChosen(cmd.OutOrStdout(), chosen, deliveries); err != nil || dryRun {
+				return err
+			}
+			instances := make([]string, len(chosen))
+			for i, row := range chosen {
+				instances[i] = row.ID
 			}
 			queue, err := openQueue(cmd.Context(), cmd, c, db)
 			if err != nil {
@@ -313,14 +323,14 @@ forwarding.route_max_age, and was not delivered before.`,
 }
 
 // choose returns what retry works on: the named ones, or all that the flags select and that have come to an end without success.
-func (s selection) choose(ctx context.Context, db *store.Store, names []string) (instances []string, deliveries []store.Delivery, err error) {
+func (s selection) choose(ctx context.Context, db *store.Store, names []string) (instances []store.Instance, deliveries []store.Delivery, err error) {
 	for _, name := range names {
 		if orthanc.ValidID(name) {
 			i, err := db.Instance(ctx, name)
 			if err != nil {
 				return nil, nil, err
 			}
-			instances = append(instances, i.ID)
+			instances = append(instances, i)
 			continue
 		}
 		d, err := db.Delivery(ctx, name)
@@ -340,12 +350,8 @@ func (s selection) choose(ctx context.Context, db *store.Store, names []string) 
 		return nil, nil, err
 	}
 	if s.destination == "" && len(states) > 0 {
-		list, err := db.Instances(ctx, store.Filter{States: states, Reason: s.reason})
-		if err != nil {
+		if instances, err = db.Instances(ctx, store.Filter{States: states, Reason: s.reason}); err != nil {
 			return nil, nil, err
-		}
-		for _, i := range list {
-			instances = append(instances, i.ID)
 		}
 	}
 	if s.reason == "" && len(deliveryStates) > 0 {
@@ -360,6 +366,30 @@ func (s selection) choose(ctx context.Context, db *store.Store, names []string) 
 		}
 	}
 	return instances, deliveries, nil
+}
+
+// mostReasons is how many reasons are shown with their counts.
+const mostReasons = 20
+
+// showChosen says how much retry is about to take up, and for what reasons it had ended.
+func showChosen(w io.Writer, instances []store.Instance, deliveries []store.Delivery) error {
+	counts := map[string]int{}
+	for _, i := range instances {
+		counts[strings.TrimSuffix(string(i.State)+": "+i.Reason, ": ")]++
+	}
+	for _, d := range deliveries {
+		counts["delivery to "+d.To()+" "+string(d.State)]++
+	}
+	reasons := slices.SortedFunc(maps.Keys(counts), func(a, b string) int { return cmp.Or(counts[b]-counts[a], strings.Compare(a, b)) })
+	fmt.Fprintf(w, "%d instances, %d deliveries\n", len(instances), len(deliveries))
+	table := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
+	for _, reason := range reasons[:min(len(reasons), mostReasons)] {
+		fmt.Fprintf(table, "  %d\t%s\n", counts[reason], reason)
+	}
+	if more := len(reasons) - mostReasons; more > 0 {
+		fmt.Fprintf(table, "  \tand for %d more reasons\n", more)
+	}
+	return table.Flush()
 }
 
 func reopen(ctx context.Context, db *store.Store, queue *jobs.Queue, deliveries []store.Delivery) error {

@@ -143,7 +143,7 @@ func TestCommands(t *testing.T) {
 		})
 		w.idle()
 		looked := w.story(id, "undecodable")
-		if out := w.run("jobs", "retry", "--state", "undecodable", "--dry-run"); !contains(out, "1 instances, 0 deliveries") {
+		if out := w.run("jobs", "retry", "--reason", "undecodable", "--dry-run"); !contains(out, "1 instances, 0 deliveries") || !contains(out, "  1  undecodable: ") {
 			t.Errorf("dry run: %s", out)
 		}
 		if out := w.run("jobs", "retry", id); !contains(out, "1 instances, 0 deliveries") {

@@ -55,7 +55,7 @@ func (d *dataset) memory(f pixelFormat) int64 {
 // holding is what one picture has reserved on its way.
 type holding struct {
 	reader   *Reader
-	ctx      context.Context //nolint:containedctx // it lives as long as the one call of Read
+	ctx      context.Context
 	reserved int64
 	giveBack func()
 }

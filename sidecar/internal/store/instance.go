@@ -255,7 +255,7 @@ func (s *Store) OldestDue(ctx context.Context) (time.Time, error) {
 // Filter selects instances for the commands.
 type Filter struct {
 	States []State
-	Reason string // part of the reason or of the last error
+	Reason string // part of the reason or of the last error, or the state
 	Study  string
 	// HasResult leaves out instances whose content has no result (yet).
 	HasResult bool
@@ -272,8 +272,8 @@ func (s *Store) Instances(ctx context.Context, f Filter) ([]Instance, error) {
 		}
 	}
 	if f.Reason != "" {
-		query += " AND (instr(reason, ?) > 0 OR instr(last_error, ?) > 0)"
-		args = append(args, f.Reason, f.Reason)
+		query += " AND (state = ? OR instr(reason, ?) > 0 OR instr(last_error, ?) > 0)"
+		args = append(args, f.Reason, f.Reason, f.Reason)
 	}
 	if f.Study != "" {
 		query += " AND study_id = ?"
