@@ -74,6 +74,10 @@ lint: prerequisites-lint ## Check format, vet, golangci-lint, shellcheck, Lua's 
 	luac -p $(LUA)
 	@python3 -c 'import sys; [compile(open(f, encoding="utf-8").read(), f, "exec") for f in sys.argv[1:]]' $(PYTHON)
 
+.PHONY: vulnerabilities
+vulnerabilities: ## Look for known vulnerabilities that the product calls (needs https://vuln.go.dev, or GOVULNDB)
+	@tests/vulnerabilities.sh
+
 .PHONY: bench
 bench: onnxruntime ## Measure the picture steps and the network
 	go test -run '^$$' -bench . -benchmem -benchtime 2s ./sidecar/internal/picture ./sidecar/internal/classifier

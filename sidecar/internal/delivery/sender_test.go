@@ -1,6 +1,7 @@
 package delivery
 
 import (
+	"bytes"
 	"context"
 	"crypto/hmac"
 	"encoding/json"
@@ -225,6 +226,28 @@ func TestFolderTakesSets(t *testing.T) {
 	}
 	if err := (Folder{Path: t.TempDir()}).Send(context.Background(), p); err == nil || !strings.Contains(err.Error(), "fetch instance broken") || len(asked) != 2 {
 		t.Errorf("a set of which one file cannot be fetched: %v, asked for %v", err, asked)
+	}
+}
+
+// What a receiver answers beside its status is not waited for, and not kept.
+func TestWebhookAnswersWithoutEnd(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		chunk := bytes.Repeat([]byte("endless "), 1<<13)
+		for r.Context().Err() == nil {
+			if _, err := w.Write(chunk); err != nil {
+				return
+			}
+		}
+	}))
+	defer server.Close()
+	w, err := NewWebhook(server.URL, "", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	if err := w.Send(ctx, parcel("")); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/url"
@@ -135,6 +136,9 @@ func newWebhookBody(p Parcel) webhookBody {
 	return body
 }
 
+// answerRead is what is read of an answer, so that its connection can serve again: more is cut off.
+const answerRead = 64 << 10
+
 // Send implements Sender.
 func (w *Webhook) Send(ctx context.Context, p Parcel) error {
 	body, err := json.Marshal(newWebhookBody(p))
@@ -143,11 +147,18 @@ func (w *Webhook) Send(ctx context.Context, p Parcel) error {
 	}
 	timestamp := strconv.FormatInt(time.Now().Unix(), 10)
 	r := w.http.R().SetContext(ctx).SetHeader("Content-Type", "application/json").SetBody(body).
-		SetHeader(HeaderDelivery, p.ID).SetHeader(HeaderTimestamp, timestamp)
+		SetHeader(HeaderDelivery, p.ID).SetHeader(HeaderTimestamp, timestamp).
+		SetDoNotParseResponse(true) // the status says all, and a body could be without end
 	if w.secret != "" {
 		r.SetHeader(HeaderSignature, Sign(w.secret, timestamp, body))
 	}
 	response, err := r.Post(w.url)
+	if response != nil && response.RawResponse != nil {
+		defer func() {
+			_, _ = io.CopyN(io.Discard, response.RawBody(), answerRead)
+			_ = response.RawBody().Close()
+		}()
+	}
 	if response != nil && response.StatusCode() >= http.StatusMultipleChoices { // a refused redirect is an error of the client as well
 		return fmt.Errorf("post delivery %s to %s: HTTP %d", p.ID, w, response.StatusCode())
 	}

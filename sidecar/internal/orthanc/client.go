@@ -24,7 +24,7 @@ import (
 const (
 	defaultTimeout = 30 * time.Second
 	defaultMaxFile = 512 << 20 // bytes; a 12-megapixel 16-bit plate is 24 MB
-	maxAnswer      = 256 << 20 // bytes of one JSON answer; a bulk of 500 instances is below 1 MB
+	maxAnswer      = 64 << 20  // bytes of one JSON answer; a bulk of 500 instances is below 1 MB
 
 	// Orthanc closes an idle connection after KeepAliveTimeout = 1 s. A pool that keeps them longer meets the closing one now
 	// and then, and what is not idempotent may not be sent again.
