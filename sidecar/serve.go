@@ -143,8 +143,12 @@ func newRouter(ctx context.Context, c *config.Config, log zerolog.Logger) (_ *ro
 	if err = r.store.Lock(); err != nil {
 		return nil, err
 	}
+	began := time.Now()
 	if err = r.store.Check(ctx); err != nil {
 		return nil, err
+	}
+	if took := time.Since(began); took > time.Second {
+		log.Info().Dur("took", took).Msg("the database was checked; database.keep bounds its size")
 	}
 	forwarding := &pipeline.Forwarding{Store: r.store, Configured: c.Forwarding.Enabled}
 	gauges := &web.Gauges{Store: r.store, Forwarding: func(ctx context.Context) (bool, error) {
