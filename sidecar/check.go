@@ -19,6 +19,7 @@ import (
 	"imagingrouter/sidecar/internal/classifier"
 	"imagingrouter/sidecar/internal/config"
 	"imagingrouter/sidecar/internal/orthanc"
+	"imagingrouter/sidecar/internal/picture"
 	"imagingrouter/sidecar/internal/pipeline"
 	"imagingrouter/sidecar/internal/store"
 )
@@ -28,7 +29,7 @@ func newCheckCommand() *cobra.Command {
 		Use:   "check",
 		Short: "Prove the configuration against the model, Orthanc, its peers and the hook",
 		Long: `Goes through everything that must fit together and says of each whether it does, and how to mend it: the configuration, the model and
-ONNX Runtime, the decoder for compressed pictures, Orthanc (version, account, labels, registered metadata, jobs), the destinations'
+ONNX Runtime, the decoders for compressed pictures, Orthanc (version, account, labels, registered metadata, jobs), the destinations'
 peers as Orthanc reaches them, the hook as the running router answers it. Nothing is changed and nothing is sent.
 
 Exit status: 0 when nothing is wrong (warnings allowed), 1 otherwise.`,
@@ -49,7 +50,7 @@ Exit status: 0 when nothing is wrong (warnings allowed), 1 otherwise.`,
 			ctx, cancel := context.WithTimeout(cmd.Context(), time.Minute)
 			defer cancel()
 			r.model(c)
-			r.decoder(c)
+			r.decoders(ctx, c)
 			r.orthanc(ctx, c)
 			r.hook(ctx, c)
 			if r.failed {
@@ -93,15 +94,31 @@ func (r *checks) model(c *config.Config) {
 	r.ok("model", fmt.Sprintf("%s, %d px, ONNX Runtime %s (%s)", network.Model().ID(), network.Model().Input.Size, network.RuntimeVersion(), network.Provider()))
 }
 
-func (r *checks) decoder(c *config.Config) {
-	path, version, err := newReader(c, nil).GDCMConv()
-	switch {
-	case c.Picture.GDCMConv == "-":
-		r.warn("decoder", "gdcmconv is switched off: only uncompressed and JPEG baseline pictures are read", "remove picture.gdcmconv: \"-\"")
-	case err != nil:
-		r.wrong("decoder", "gdcmconv: "+err.Error(), "install libgdcm-tools (Debian), or name the program in picture.gdcmconv; without it JPEG lossless, JPEG 2000, JPEG-LS and RLE end as undecodable")
-	default:
-		r.ok("decoder", path+" "+version)
+// decoders names the programs that decode compressed pictures, and what none of them does.
+func (r *checks) decoders(ctx context.Context, c *config.Config) {
+	found := newReader(c, nil).Decoders(ctx)
+	installs := map[string]string{}
+	for _, d := range found {
+		installs[d.Name] = fmt.Sprintf("install %s (Debian: apt install %s), or name it in %s", d.Name, d.Package, d.Key)
+		switch {
+		case d.Off:
+			installs[d.Name] = fmt.Sprintf("remove %s: %q", d.Key, "-")
+			r.warn("decoder", d.Name+" is switched off", installs[d.Name])
+		case d.Path == "":
+			r.warn("decoder", d.Err.Error(), installs[d.Name])
+		case d.Err != nil:
+			r.wrong("decoder", d.Err.Error(), installs[d.Name])
+		default:
+			r.ok("decoder", d.Path+" "+d.Version)
+		}
+	}
+	for _, g := range picture.Gaps(found) {
+		text := fmt.Sprintf("nothing decodes %s: such pictures end as undecodable", g.Name)
+		if len(g.Programs) == 1 { // the newest one, which few archives hold
+			r.warn("decoder", text, installs[g.Programs[0]])
+			continue
+		}
+		r.wrong("decoder", text, installs[g.Programs[0]])
 	}
 }
 

@@ -87,3 +87,24 @@ func TestCheckOfJobs(t *testing.T) {
 		}
 	}
 }
+
+func TestCheckNamesWhatNothingDecodes(t *testing.T) {
+	c := &config.Config{}
+	c.Picture.GDCMConv, c.Picture.DCMDJPLS, c.Picture.DCMDJPEG, c.Picture.OPJDecompress = "-", "-", "/nowhere/dcmdjpeg", "/nowhere/opj_decompress"
+	var out strings.Builder
+	r := &checks{out: &out}
+	r.decoders(t.Context(), c)
+	for _, want := range []string{
+		"warn   decoder         gdcmconv is switched off", `remove picture.gdcmconv: "-"`,
+		"warn   decoder         find dcmdjpeg: ", "install dcmdjpeg (Debian: apt install dcmtk), or name it in picture.dcmdjpeg",
+		"WRONG  decoder         nothing decodes JPEG: ", "WRONG  decoder         nothing decodes JPEG-LS: ", "WRONG  decoder         nothing decodes JPEG 2000: ",
+		"warn   decoder         nothing decodes High-Throughput JPEG 2000: ", "install opj_decompress (Debian: apt install libopenjp2-tools)",
+	} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("%q is missing in:\n%s", want, out.String())
+		}
+	}
+	if !r.failed {
+		t.Error("check is content with no decoder at all")
+	}
+}

@@ -60,10 +60,13 @@ func newLogger(cmd *cobra.Command, c *config.Config) (zerolog.Logger, error) {
 // newReader returns the reader of pictures with the configuration's limits. memory is what all its pictures may hold together, nil for no bound.
 func newReader(c *config.Config, memory *memory.Budget) *picture.Reader {
 	return picture.NewReader(picture.Options{
-		Reserve:      memory.Take,
-		GDCMConv:     c.Picture.GDCMConv,
-		ChildTimeout: c.Picture.ChildTimeout,
-		ChildMemory:  int64(c.Picture.ChildMemory),
-		MaxPixels:    c.Picture.MaxPixels,
+		Reserve:       memory.Take,
+		GDCMConv:      c.Picture.GDCMConv,
+		DCMDJPEG:      c.Picture.DCMDJPEG,
+		DCMDJPLS:      c.Picture.DCMDJPLS,
+		OPJDecompress: c.Picture.OPJDecompress,
+		ChildTimeout:  c.Picture.ChildTimeout,
+		ChildMemory:   int64(c.Picture.ChildMemory),
+		MaxPixels:     c.Picture.MaxPixels,
 	})
 }

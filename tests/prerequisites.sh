@@ -46,6 +46,8 @@ for keyring in /usr/share/keyrings/debian-archive-keyring.{gpg,pgp}; do [ -r "$k
 
 if wanted test; then
   need gdcmconv libgdcm-tools
+  need dcmdjpeg dcmtk
+  need opj_decompress libopenjp2-tools
   # The picture steps in Go are held against those in Python; Debian's own interpreter has these modules.
   module() { # module package
     /usr/bin/python3 -c "import importlib.util, sys; sys.exit(importlib.util.find_spec('$1') is None)" 2>/dev/null || packages+=("$2")

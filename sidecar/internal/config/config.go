@@ -104,7 +104,11 @@ func (i Intake) AcceptedSOPClasses() []string {
 
 // Picture bounds what the decoding of one instance may take.
 type Picture struct {
-	GDCMConv          string        `yaml:"gdcmconv"` // "" = look in PATH, "-" = off
+	// Programs: "" = look in PATH, "-" = off.
+	GDCMConv          string        `yaml:"gdcmconv"`
+	DCMDJPEG          string        `yaml:"dcmdjpeg"`
+	DCMDJPLS          string        `yaml:"dcmdjpls"`
+	OPJDecompress     string        `yaml:"opj_decompress"`
 	ChildTimeout      time.Duration `yaml:"child_timeout"`
 	ChildMemory       ByteSize      `yaml:"child_memory"`
 	MaxFile           ByteSize      `yaml:"max_file"`

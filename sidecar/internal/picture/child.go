@@ -6,11 +6,10 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -18,108 +17,20 @@ import (
 )
 
 const (
-	gdcmconv       = "gdcmconv"
-	switchedOff    = "-"
-	install        = "install gdcmconv (Debian: apt install libgdcm-tools)"
-	maxStderr      = 64 << 10
-	keptStderr     = 512
-	versionTimeout = 5 * time.Second
-	afterKill      = 2 * time.Second // until the pipes of a killed child are given up
+	maxStderr  = 64 << 10
+	keptStderr = 512
+	afterKill  = 2 * time.Second // until the pipes of a killed child are given up
 )
 
-var errOff = errors.New("switched off")
-
-// GDCMConv returns the program that decodes what Go cannot, and the first line it says about its version.
-func (r *Reader) GDCMConv() (path, version string, err error) {
-	path, err = r.lookGDCMConv()
-	if err != nil {
-		return "", "", fmt.Errorf("find gdcmconv: %w", err)
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), versionTimeout)
-	defer cancel()
-	command := exec.CommandContext(ctx, path, "--version")
-	command.Env = childEnvironment(os.TempDir())
-	command.WaitDelay = afterKill
-	out, err := command.CombinedOutput()
-	first, _, _ := strings.Cut(strings.TrimSpace(string(out)), "\n")
-	if err != nil {
-		return path, "", fmt.Errorf("run %s --version: %w: %s", path, err, first)
-	}
-	return path, first, nil
-}
-
-func (r *Reader) lookGDCMConv() (string, error) {
-	switch r.options.GDCMConv {
-	case switchedOff:
-		return "", errOff
-	case "":
-		return exec.LookPath(gdcmconv)
-	default:
-		return exec.LookPath(r.options.GDCMConv)
-	}
-}
-
-// decodeElsewhere lets gdcmconv write the pixels uncompressed. The child sees the pixels and how they are described; nothing else of
-// the file, so that neither a patient's name nor a broken element elsewhere reaches it.
-func (r *Reader) decodeElsewhere(ctx context.Context, d *dataset, f pixelFormat) (*raster, string, error) {
-	program, err := r.lookGDCMConv()
-	if err != nil {
-		return nil, "", &Error{Kind: Undecodable, Reason: syntaxName(d.syntax) + ": " + install, Err: err}
-	}
-	out, err := r.convert(ctx, program, d)
-	if err != nil {
-		return nil, "", err
-	}
-	decoded, err := open(out, r.options.MaxOutput, free)
-	if err != nil {
-		return nil, "", &Error{Kind: Undecodable, Reason: syntaxName(d.syntax) + ": gdcmconv wrote a broken file", Err: err}
-	}
-	format, err := decoded.pixelsToRead(1, r.options.MaxPixels)
-	if err != nil {
-		return nil, "", &Error{Kind: Undecodable, Reason: syntaxName(d.syntax) + ": gdcmconv wrote no picture", Err: err}
-	}
-	pixels := decoded.elements[pixelDataTag]
-	if pixels.encapsulated {
-		return nil, "", failure(Undecodable, "%s: gdcmconv left it as it was", syntaxName(d.syntax))
-	}
-	raster, err := decodeNative(format, pixels.value, pixels.order, false, d.padding(f))
-	return raster, gdcmconv, err
-}
-
-// convert runs gdcmconv --raw in a directory of its own, which it leaves behind empty.
-func (r *Reader) convert(ctx context.Context, program string, d *dataset) ([]byte, error) {
-	dir, err := os.MkdirTemp("", "picture-")
-	if err != nil {
-		return nil, &Error{Kind: Undecodable, Reason: "no temporary directory for gdcmconv", Err: err, Temporary: true}
-	}
-	defer func() { _ = os.RemoveAll(dir) }()
-	in, out := filepath.Join(dir, "in.dcm"), filepath.Join(dir, "out.dcm")
-	if err := os.WriteFile(in, d.pixelFile(), 0o600); err != nil { //nolint:gosec // in a directory that has just been made
-		return nil, &Error{Kind: Undecodable, Reason: "cannot write a temporary file for gdcmconv", Err: err, Temporary: true}
-	}
-	if err := r.runChild(ctx, program, dir, in, out, syntaxName(d.syntax)); err != nil {
-		return nil, err
-	}
-	found, err := os.Lstat(out)
-	switch {
-	case err != nil || !found.Mode().IsRegular():
-		return nil, &Error{Kind: Undecodable, Reason: syntaxName(d.syntax) + ": gdcmconv wrote nothing", Err: err}
-	case found.Size() > r.options.MaxOutput:
-		return nil, failure(TooLarge, "%s decodes to more than %d bytes", syntaxName(d.syntax), r.options.MaxOutput)
-	}
-	decoded, err := os.ReadFile(out)
-	if err != nil {
-		return nil, &Error{Kind: Undecodable, Reason: "cannot read what gdcmconv wrote", Err: err, Temporary: true}
-	}
-	return decoded, nil
-}
-
 // limits is run by sh: Go cannot set a child's limits before it starts. The limit on a file is in blocks of 512 bytes, that on memory
-// in KiB; the one on processor time ends a child whose router has been killed. A limit that cannot be set stops the child before it
-// has read anything, except for that on memory where the system has none.
+// in KiB; the one on processor time ends a child whose router has been killed, and marks whatever the child starts (see leftovers).
+// The one on processes is of the user's, not of the child's; where it is empty there is none. A limit that cannot be set stops the
+// child before it has read anything, except for that on memory where the system has none. What sh calls that on processes is -p in
+// dash and busybox, and -u in bash.
 const limits = `ulimit -c 0 && ulimit -f "$1" && ulimit -t "$2" || exit 125
 ulimit -v "$3" 2>/dev/null || [ "$(uname)" != Linux ] || exit 125
-shift 3
+[ -z "$4" ] || ulimit -p "$4" 2>/dev/null || ulimit -u "$4" || exit 125
+shift 4
 exec "$@"`
 
 const (
@@ -128,14 +39,15 @@ const (
 	exitNotFound = 127
 )
 
-func (r *Reader) runChild(ctx context.Context, program, dir, in, out, syntax string) error {
+// runChild runs a decoder and ends it, and whatever it has started, when it is done or takes, writes or says too much.
+func (r *Reader) runChild(ctx context.Context, p *decoder, dir string, program []string) *Error {
 	ctx, cancel := context.WithTimeout(ctx, r.options.ChildTimeout)
 	defer cancel()
 	blocks := r.options.MaxOutput/512 + 1
 	seconds := int64(r.options.ChildTimeout/time.Second) + 1
-	command := exec.CommandContext(ctx, "/bin/sh", "-c", limits, "sh", //nolint:gosec // the program is the operator's choice, the paths are ours
-		strconv.FormatInt(blocks, 10), strconv.FormatInt(seconds, 10), strconv.FormatInt(r.options.ChildMemory>>10, 10),
-		program, "--raw", in, out)
+	arguments := append([]string{"-c", limits, "sh", strconv.FormatInt(blocks, 10), strconv.FormatInt(seconds, 10),
+		strconv.FormatInt(r.options.ChildMemory>>10, 10), processLimit()}, program...)
+	command := exec.CommandContext(ctx, "/bin/sh", arguments...) //nolint:gosec // the program is the operator's choice, the paths are ours
 	command.Dir, command.Env = dir, childEnvironment(dir)
 	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	command.WaitDelay = afterKill
@@ -143,41 +55,49 @@ func (r *Reader) runChild(ctx context.Context, program, dir, in, out, syntax str
 	command.Stderr = stderr
 	killGroup := func() error { return syscall.Kill(-command.Process.Pid, syscall.SIGKILL) }
 	command.Cancel = killGroup
-	if err := command.Start(); err != nil {
-		return &Error{Kind: Undecodable, Reason: "cannot start gdcmconv", Err: err, Temporary: true}
+	if err := startChild(command); err != nil {
+		return &Error{Kind: Undecodable, Reason: "cannot start " + p.name, Err: err, Temporary: true}
 	}
+	flooded := atomic.Bool{}
+	watched := watchDirectory(ctx, dir, r.options.MaxOutput, func() { flooded.Store(true); _ = killGroup() })
 	err := command.Wait()
-	_ = killGroup() // whatever the child started and left behind
-	if err == nil {
+	cancel()
+	<-watched
+	_ = killGroup() // whatever the child started and left behind in its group
+	left := endChild(command)
+	switch {
+	case flooded.Load():
+		return r.tooMuch()
+	case left > 0:
+		return &Error{Kind: Undecodable, Reason: fmt.Sprintf("%s started processes that cannot be ended: %d are left", p.name, left), Err: err, Temporary: true}
+	case err == nil:
 		return nil
 	}
-	return r.childFailure(ctx, err, stderr, syntax)
+	return r.childFailure(ctx, p.name, err, stderr)
 }
 
 // childFailure says what a failed child means for the picture.
-func (r *Reader) childFailure(ctx context.Context, err error, stderr *boundedBuffer, syntax string) error {
+func (r *Reader) childFailure(ctx context.Context, name string, err error, stderr *boundedBuffer) *Error {
 	var exit *exec.ExitError
 	switch {
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
-		return &Error{Kind: Undecodable, Reason: fmt.Sprintf("%s: gdcmconv took longer than %v", syntax, r.options.ChildTimeout), Err: err, Temporary: true}
-	case ctx.Err() != nil:
-		return interrupted(ctx.Err())
+		return &Error{Kind: Undecodable, Reason: fmt.Sprintf("%s took longer than %v", name, r.options.ChildTimeout), Err: err, Temporary: true}
 	case stderr.full:
-		return &Error{Kind: Undecodable, Reason: syntax + ": gdcmconv does not stop to complain", Err: err}
+		return &Error{Kind: Undecodable, Reason: name + " does not stop to complain", Err: err}
 	case !errors.As(err, &exit):
-		return &Error{Kind: Undecodable, Reason: syntax + ": gdcmconv failed", Err: err, Temporary: true}
+		return &Error{Kind: Undecodable, Reason: name + " failed", Err: err, Temporary: true}
 	}
 	status, _ := exit.Sys().(syscall.WaitStatus)
 	switch {
 	case status.Signaled() && status.Signal() == syscall.SIGXFSZ:
-		return &Error{Kind: TooLarge, Reason: fmt.Sprintf("%s decodes to more than %d bytes", syntax, r.options.MaxOutput), Err: err}
+		return r.tooMuch()
 	case status.Signaled():
-		return &Error{Kind: Undecodable, Reason: fmt.Sprintf("%s: gdcmconv died (%v)", syntax, status.Signal()), Err: err, Temporary: true}
+		return &Error{Kind: Undecodable, Reason: fmt.Sprintf("%s died (%v)", name, status.Signal()), Err: err, Temporary: true}
 	case exit.ExitCode() >= exitNoLimits && exit.ExitCode() <= exitNotFound:
 		// Nothing of the file has been read yet, so what stands on stderr is about the machine.
-		return &Error{Kind: Undecodable, Reason: "gdcmconv does not run here: " + stderr.String(), Err: err, Temporary: true}
+		return &Error{Kind: Undecodable, Reason: name + " does not run here: " + stderr.String(), Err: err, Temporary: true}
 	default:
-		return &Error{Kind: Undecodable, Reason: fmt.Sprintf("%s: gdcmconv cannot decode it (%v)", syntax, err), Err: err}
+		return &Error{Kind: Undecodable, Reason: fmt.Sprintf("%s cannot decode it (%v)", name, err), Err: err}
 	}
 }
 

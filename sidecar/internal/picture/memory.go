@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
-	"image/jpeg"
 	"sync"
 )
 
@@ -39,18 +38,24 @@ func (d *dataset) memory(f pixelFormat) int64 {
 	for _, fragment := range pixels.fragments {
 		stream += int64(len(fragment))
 	}
-	decoded := f.bytes()
-	if d.syntax == jpegBaseline && len(pixels.fragments) > 0 {
-		if config, err := jpeg.DecodeConfig(bytes.NewReader(pixels.fragments[0])); err == nil { // it may claim more than the header
-			n = max(n, int64(config.Width)*int64(config.Height))
+	several := len(pixels.fragments) > 1
+	if !several && len(pixels.fragments) > 0 {
+		if columns, rows, ok := claimedSize(pixels.fragments[0]); ok { // it may claim more than the header
+			n = max(n, int64(columns)*int64(rows))
 		}
-		decoded = n * jpegBytes
-		if len(pixels.fragments) > 1 || bytes.Contains(pixels.fragments[0], []byte{0xFF, 0xC2}) {
+	}
+	decoded := f.decoded(n)
+	if d.syntax == jpegBaseline {
+		decoded = max(decoded, n*jpegBytes)
+		if several || bytes.Contains(pixels.fragments[0], []byte{0xFF, 0xC2}) {
 			decoded += n * progressiveBytes
 		}
 	}
 	return n*each + 2*stream + decoded // the fragments joined, or written for a child; what comes out of it
 }
+
+// decoded is the most that n decompressed pixels may take in the form of whoever has decompressed them: 32 bits a sample.
+func (f pixelFormat) decoded(n int64) int64 { return n*int64(f.samples)*4 + 1<<16 }
 
 // holding is what one picture has reserved on its way.
 type holding struct {
@@ -104,23 +109,24 @@ const (
 	pooledTimes = 4
 )
 
-// codeBuffers and pixelBuffers spare a picture of 3000 × 2500 pixels 45 MB of garbage.
-var codeBuffers, pixelBuffers sync.Pool
+// codeBuffers and pixelBuffers spare a picture of 3000 × 2500 pixels 45 MB of garbage, frameBuffers 15 MB of one that is compressed as RLE.
+var codeBuffers, pixelBuffers, frameBuffers sync.Pool
 
-func pooled[T uint16 | float32](pool *sync.Pool, n int) []T {
+func pooled[T byte | uint16 | float32](pool *sync.Pool, n int) []T {
 	if b, ok := pool.Get().(*[]T); ok && cap(*b) >= n && (cap(*b) <= pooledTimes*n || cap(*b) < 1<<20) {
 		return (*b)[:n]
 	}
 	return make([]T, n)
 }
 
-func giveToPool[T uint16 | float32](pool *sync.Pool, b []T) {
+func giveToPool[T byte | uint16 | float32](pool *sync.Pool, b []T) {
 	if cap(b) > 0 && cap(b) <= pooledMost {
 		pool.Put(&b)
 	}
 }
 
 func newCodes(n int) []uint16   { return pooled[uint16](&codeBuffers, n) }
+func newFrame(n int) []byte     { return pooled[byte](&frameBuffers, n) }
 func newPixels(n int) []float32 { return pooled[float32](&pixelBuffers, n) }
 
 func (r *raster) release() { giveToPool(&codeBuffers, r.codes) }

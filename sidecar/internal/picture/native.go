@@ -49,7 +49,7 @@ func (d *dataset) format(maxPixels int64) (f pixelFormat, err error) {
 		}
 	}
 	if int64(numbers[tag.Rows])*int64(numbers[tag.Columns]) > maxPixels {
-		return f, failure(TooLarge, "%d × %d pixels are more than %d", numbers[tag.Columns], numbers[tag.Rows], maxPixels)
+		return f, tooManyPixels(int64(numbers[tag.Columns]), int64(numbers[tag.Rows]), maxPixels)
 	}
 	f = pixelFormat{
 		rows: numbers[tag.Rows], columns: numbers[tag.Columns], samples: numbers[tag.SamplesPerPixel],
@@ -58,6 +58,13 @@ func (d *dataset) format(maxPixels int64) (f pixelFormat, err error) {
 		photometric: strings.ToUpper(d.text(tag.PhotometricInterpretation)),
 	}
 	return f.complete(numbers[tag.HighBit])
+}
+
+// exceeds says whether columns × rows is more than most, for numbers whose product no integer holds.
+func exceeds(columns, rows, most int64) bool { return columns > 0 && rows > most/columns }
+
+func tooManyPixels(columns, rows, most int64) *Error {
+	return failure(TooLarge, "%d × %d pixels are more than %d (picture.max_pixels)", columns, rows, most)
 }
 
 // complete checks the numbers against each other. high is HighBit, or -1 when missing.

@@ -22,7 +22,7 @@ func (r *Reader) readOrdinary(ctx context.Context, file []byte) (*Picture, error
 		return nil, failure(Malformed, "%s of %d × %d pixels", format, config.Width, config.Height)
 	}
 	if int64(config.Width)*int64(config.Height) > r.options.MaxPixels {
-		return nil, failure(TooLarge, "%d × %d pixels are more than %d", config.Width, config.Height, r.options.MaxPixels)
+		return nil, tooManyPixels(int64(config.Width), int64(config.Height), r.options.MaxPixels)
 	}
 	holds := &holding{reader: r, ctx: ctx}
 	defer holds.end()

@@ -41,10 +41,12 @@ func failure(k Kind, format string, args ...any) *Error {
 
 // Options holds what a Reader may use. Zero values stand for the defaults.
 type Options struct {
-	GDCMConv     string        // path or name of gdcmconv; "" looks in PATH, "-" switches it off
+	// Path or name of each program that decodes what Go cannot; "" looks in PATH, "-" switches it off.
+	GDCMConv, DCMDJPEG, DCMDJPLS, OPJDecompress string
+
 	ChildTimeout time.Duration // 20 s
 	ChildMemory  int64         // bytes of address space of the child, 2 GiB
-	MaxOutput    int64         // bytes that the child may write, or that a deflated file may grow to, 1 GiB
+	MaxOutput    int64         // bytes that the child may write in files, or that a deflated file may grow to, 1 GiB
 	// Reserve takes bytes from what all pictures may hold together, waits until they are free, and returns what gives them back; its error
 	// says that there are not so many, or is ctx's. nil: no bound. With it, Picture.Release must be called.
 	Reserve func(ctx context.Context, bytes int64) (giveBack func(), err error)

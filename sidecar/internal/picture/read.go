@@ -112,9 +112,11 @@ func (r *Reader) decodePixels(ctx context.Context, d *dataset, f pixelFormat) (*
 	if len(pixels.fragments) >= maxFragments {
 		return nil, "", failure(Malformed, "%s of one frame has more than %d fragments", name(pixelDataTag), maxFragments)
 	}
-	stream := bytes.Join(pixels.fragments, nil)
-	if len(pixels.fragments) == 1 {
-		stream = pixels.fragments[0]
+	stream := d.stream()
+	if columns, rows, ok := claimedSize(stream); ok && exceeds(columns, rows, r.options.MaxPixels) {
+		return nil, "", tooManyPixels(columns, rows, r.options.MaxPixels)
+	} else if ok && len(pixels.fragments) > 1 && columns*rows > int64(f.pixels()) { // which nobody has reserved
+		return nil, "", failure(Malformed, "%d × %d pixels in the compressed stream, %d × %d in the header", columns, rows, f.columns, f.rows)
 	}
 	switch d.syntax {
 	case encapsulatedLittle:
@@ -127,10 +129,10 @@ func (r *Reader) decodePixels(ctx context.Context, d *dataset, f pixelFormat) (*
 		}
 		raster, err := decodeNative(f, inflated, binary.LittleEndian, false, padding)
 		return raster, "inflated", err
+	case rleLossless:
+		raster, err := decodeRLE(f, stream, padding)
+		return raster, "RLE", err
 	case jpegBaseline:
-		if config, err := jpeg.DecodeConfig(bytes.NewReader(stream)); err == nil && len(pixels.fragments) > 1 && int64(config.Width)*int64(config.Height) > int64(f.pixels()) {
-			return nil, "", failure(Malformed, "%d × %d pixels in the JPEG, %d × %d in the header", config.Width, config.Height, f.columns, f.rows)
-		}
 		raster, err := r.decodeJPEG(f, stream)
 		if raster != nil || err != nil {
 			return raster, "JPEG baseline", err
@@ -145,8 +147,8 @@ func (r *Reader) decodeJPEG(f pixelFormat, stream []byte) (*raster, error) {
 	if err != nil {
 		return nil, nil //nolint:nilnil,nilerr // the comment says why
 	}
-	if int64(config.Width)*int64(config.Height) > r.options.MaxPixels {
-		return nil, failure(TooLarge, "%d × %d pixels in the JPEG are more than %d", config.Width, config.Height, r.options.MaxPixels)
+	if columns, rows := int64(config.Width), int64(config.Height); exceeds(columns, rows, r.options.MaxPixels) {
+		return nil, tooManyPixels(columns, rows, r.options.MaxPixels)
 	}
 	img, err := jpeg.Decode(bytes.NewReader(stream))
 	if err != nil {

@@ -134,12 +134,12 @@ func TestReadFailures(t *testing.T) {
 		{"broken deflate", append(part10(uid.DeflatedExplicitVRLittleEndian), 0xFF, 0xFF, 0xFF, 0xFF), Malformed, "deflated"},
 		{"PNG without a picture", []byte("\x89PNG\r\n\x1a\nnothing"), Malformed, "PNG or JPEG"},
 		{"truncated JPEG", jpegOf(t, 64, 64)[:400], Malformed, "jpeg is truncated"},
-		{"unknown compression", base.encapsulated("1.2.840.10008.1.2.4.201", []byte{1, 2}), Undecodable, "High-Throughput JPEG 2000 lossless (1.2.840.10008.1.2.4.201): install gdcmconv"},
-		{"patient data for a syntax", base.encapsulated("DOE^JOHN", []byte{1, 2}), Undecodable, "unnamed: install"},
+		{"unknown compression", base.encapsulated("1.2.840.10008.1.2.4.201", []byte{1, 2}), Undecodable, "High-Throughput JPEG 2000 lossless (1.2.840.10008.1.2.4.201): opj_decompress is switched off (picture.opj_decompress)"},
+		{"patient data for a syntax", base.encapsulated("DOE^JOHN", []byte{1, 2}), Undecodable, "unnamed: gdcmconv is switched off (picture.gdcmconv)"},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			failed := fails(t, Options{GDCMConv: "-"}, test.file)
+			failed := fails(t, only(), test.file)
 			if failed.Kind != test.kind || !strings.Contains(failed.Reason, test.reason) || failed.Temporary {
 				t.Errorf("%v (temporary: %v), want %s: …%s…", failed, failed.Temporary, test.kind, test.reason)
 			}
