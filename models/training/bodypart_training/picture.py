@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from . import geometry
+
 # Transfer syntaxes whose pixel data are plain integers (PS3.5 A.1, A.2, A.3, A.5).
 _UNCOMPRESSED = {"1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99"}
 _JPEG_BASELINE = "1.2.840.10008.1.2.4.50"
@@ -22,6 +24,7 @@ _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float64)
 BLANK_RANGE = 1.0 / 255.0  # a picture whose grey values span less than this carries nothing
 BLANK_DEVIATION = 0.004  # … or whose standard deviation is below this
 SATURATED = 0.99  # a window that puts this share of the pixels at one end shows nothing
+LEAST_COLLIMATED = 0.1  # a collimator that leaves less of the picture free is none
 
 
 class PictureError(ValueError):
@@ -35,6 +38,7 @@ class Picture:
     pixels: np.ndarray
     blank: bool
     voi: str  # "window", "percentile", "lut" or "none"
+    aspect: float = 1.0  # a pixel's height by its width
 
     @property
     def width(self) -> int:
@@ -138,15 +142,19 @@ def _picture_of_dataset(ds, syntax: str) -> Picture:
         raise PictureError("Rows (0028,0010) or Columns (0028,0011) is zero or missing")
     photometric = str(ds.get("PhotometricInterpretation") or "MONOCHROME2").strip().upper()
     stored = _stored_values(ds, syntax, photometric)
+    aspect = geometry.pixel_aspect(ds)
     padding = _padding(ds, stored) if photometric.startswith("MONOCHROME") else np.zeros(stored.shape, dtype=bool)
+    covered = geometry.covered(ds, "Shutter", stored.shape, aspect)
+    if covered is not None and not covered.all():
+        padding = padding | covered
     values = _modality(ds, stored)
     inverted = photometric == "MONOCHROME1" or (
         photometric == "MONOCHROME2" and str(ds.get("PresentationLUTShape") or "").strip().upper() == "INVERSE"
     )
-    pixels, voi = _voi(ds, values, padding)
+    pixels, voi = _voi(ds, values, padding, aspect)
     if inverted:
         pixels = 1.0 - pixels
-    return _finish(pixels, padding, voi)
+    return _finish(pixels, padding, voi, aspect)
 
 
 def _stored_values(ds, syntax: str, photometric: str) -> np.ndarray:
@@ -156,9 +164,7 @@ def _stored_values(ds, syntax: str, photometric: str) -> np.ndarray:
 
         frame = next(generate_pixel_data_frame(ds.PixelData, 1))
         grey, _ = _luminance_of_image(frame, raw_rgb=photometric == "RGB")
-        if grey.shape != (ds.Rows, ds.Columns):
-            raise PictureError(f"JPEG frame of {grey.shape[1]}×{grey.shape[0]} pixels, header says {ds.Columns}×{ds.Rows}")
-        return grey
+        return grey  # of the size that the JPEG has, whatever the header says
     if syntax not in _UNCOMPRESSED:
         from pydicom.uid import UID
 
@@ -167,6 +173,10 @@ def _stored_values(ds, syntax: str, photometric: str) -> np.ndarray:
         )
     if ds.BitsAllocated not in (8, 16, 32):
         raise PictureError(f"Bits Allocated (0028,0100) is {ds.BitsAllocated}; 8, 16 and 32 are read")
+    pixels = int(ds.Rows) * int(ds.Columns)
+    if photometric == "YBR_PARTIAL_422" and ds.BitsAllocated == 8 and 2 * pixels <= len(ds.PixelData) < 3 * pixels:
+        pairs = np.frombuffer(ds.PixelData, dtype=np.uint8, count=2 * pixels).reshape(-1, 4)  # Y1 Y2 Cb Cr
+        return pairs[:, :2].reshape(ds.Rows, ds.Columns).astype(np.float64)
     array = ds.pixel_array
     if photometric == "PALETTE COLOR":
         from pydicom.pixel_data_handlers.util import apply_color_lut
@@ -271,7 +281,7 @@ def _number(value) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _voi(ds, values: np.ndarray, padding: np.ndarray) -> tuple[np.ndarray, str]:
+def _voi(ds, values: np.ndarray, padding: np.ndarray, aspect: float) -> tuple[np.ndarray, str]:
     """Values → 0…1 float64 by the first window, the first VOI LUT or the percentiles, and which of them it was."""
     counted = values[~padding] if padding.any() else values
     if _present(ds, "WindowCenter") and _present(ds, "WindowWidth"):
@@ -285,7 +295,16 @@ def _voi(ds, values: np.ndarray, padding: np.ndarray) -> tuple[np.ndarray, str]:
     elif ds.get("VOILUTSequence"):
         table, first, bits = _lut(ds.VOILUTSequence[0], ds)
         return np.clip(table[_lut_index(values, first, len(table))] / ((1 << bits) - 1), 0, 1), "lut"
-    return _percentile_window(values, counted), "percentile"
+    return _percentile_window(values, counted, _framed(ds, values, padding, aspect)), "percentile"
+
+
+def _framed(ds, values: np.ndarray, padding: np.ndarray, aspect: float) -> np.ndarray | None:
+    """The values inside the collimation, None where there is none that can be believed."""
+    covered = geometry.covered(ds, "Collimator", values.shape, aspect)
+    if covered is None or np.count_nonzero(~covered) < LEAST_COLLIMATED * covered.size:
+        return None
+    framed = values[~covered & ~padding]
+    return framed if framed.size else None
 
 
 def _present(ds, keyword: str) -> bool:
@@ -304,12 +323,14 @@ def _window(values: np.ndarray, centre: float, width: float, function: str) -> n
     return np.clip((values - (centre - 0.5)) / (width - 1) + 0.5, 0, 1)
 
 
-def _percentile_window(values: np.ndarray, counted: np.ndarray) -> np.ndarray:
-    """Between the 0.5th and the 99.5th percentile by nearest rank; min and max where those are alike; black where these are too."""
+def _percentile_window(values: np.ndarray, counted: np.ndarray, framed: np.ndarray | None) -> np.ndarray:
+    """Between the 0.5th and the 99.5th percentile by nearest rank, of the values inside the collimation where there is one; min and
+    max of all where those are alike; black where these are too."""
     if not counted.size:
         return np.zeros(values.shape)
-    low_rank, high_rank = (max(0, math.ceil(share * counted.size) - 1) for share in (0.005, 0.995))
-    ordered = np.partition(counted.ravel(), (low_rank, high_rank))
+    ranked = counted if framed is None else framed
+    low_rank, high_rank = (max(0, math.ceil(share * ranked.size) - 1) for share in (0.005, 0.995))
+    ordered = np.partition(ranked.ravel(), (low_rank, high_rank))
     low, high = ordered[low_rank], ordered[high_rank]
     if low == high:
         low, high = counted.min(), counted.max()
@@ -318,15 +339,15 @@ def _percentile_window(values: np.ndarray, counted: np.ndarray) -> np.ndarray:
     return np.clip((values - low) / (high - low), 0, 1)
 
 
-def _finish(pixels: np.ndarray, padding: np.ndarray, voi: str) -> Picture:
-    """Padding becomes black and is left out when the picture is tested for being blank."""
+def _finish(pixels: np.ndarray, padding: np.ndarray, voi: str, aspect: float = 1.0) -> Picture:
+    """Padding and what a shutter covers become black and are left out when the picture is tested for being blank."""
     counted = pixels[~padding] if padding.any() else pixels
     blank = not counted.size or bool(counted.max() - counted.min() < BLANK_RANGE or counted.std() < BLANK_DEVIATION)
     pixels = np.where(padding, 0.0, pixels).astype(np.float32)
-    return Picture(np.ascontiguousarray(pixels), blank, voi)
+    return Picture(np.ascontiguousarray(pixels), blank, voi, aspect)
 
 
-def fitted(width: int, height: int, size: int) -> tuple[int, int]:
+def fitted(width: float, height: float, size: int) -> tuple[int, int]:
     """Width and height of the content of a letterbox of ``size``; rounds half away from zero."""
     scale = size / max(width, height)
     return max(1, math.floor(width * scale + 0.5)), max(1, math.floor(height * scale + 0.5))
@@ -374,7 +395,7 @@ def letterbox(content: np.ndarray, spec: Spec) -> np.ndarray:
 
 def tensor(picture: Picture, spec: Spec) -> np.ndarray:
     """The network's input for one picture: float32 [size, size]."""
-    width, height = fitted(picture.width, picture.height, spec.size)
+    width, height = fitted(picture.width, picture.height * picture.aspect, spec.size)
     return letterbox(resize(picture.pixels, width, height), spec)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 import sys
 from concurrent.futures import ProcessPoolExecutor
@@ -24,11 +25,11 @@ def add_arguments(parser) -> None:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
 
 
-def _shrink(pixels: np.ndarray, side: int) -> np.ndarray:
-    """At most ``side`` pixels on the longer side; never enlarged. uint8."""
-    height, width = pixels.shape
-    if max(width, height) > side:
-        width, height = picture.fitted(width, height, side)
+def _shrink(read: picture.Picture, side: int) -> np.ndarray:
+    """At most ``side`` square pixels on the longer side; enlarged only to make them square. uint8."""
+    pixels, width, height = read.pixels, read.width, read.height * read.aspect
+    if max(width, height) > side or read.aspect != 1:
+        width, height = picture.fitted(width, height, min(side, math.ceil(max(width, height))))
         pixels = picture.resize(pixels, width, height)
     return np.clip(np.floor(pixels * 255 + 0.5), 0, 255).astype(np.uint8)
 
@@ -45,8 +46,8 @@ def _load(task: tuple[str, int, str | None, int]) -> tuple[np.ndarray | None, st
         from PIL import Image
 
         os.makedirs(os.path.dirname(png), exist_ok=True)
-        Image.fromarray(_shrink(read.pixels, png_side)).save(png)
-    return _shrink(read.pixels, side), None
+        Image.fromarray(_shrink(read, png_side)).save(png)
+    return _shrink(read, side), None
 
 
 def run(arguments) -> int:

@@ -45,6 +45,35 @@ class PictureTest(unittest.TestCase):
         sigmoid = self.read(stored, WindowCenter=100, WindowWidth=50, VOILUTFunction="SIGMOID")
         self.assertAlmostEqual(float(sigmoid.pixels.ravel()[110]), 1 / (1 + np.exp(-0.8)), places=6)
 
+    def test_a_shutter_is_black_and_not_counted(self):
+        stored = np.arange(100).reshape(10, 10) + 1000
+        edges = dict(ShutterLeftVerticalEdge=3, ShutterRightVerticalEdge=8, ShutterUpperHorizontalEdge=2, ShutterLowerHorizontalEdge=6)
+        for inverse in ("MONOCHROME2", "MONOCHROME1"):
+            got = self.read(stored, PhotometricInterpretation=inverse, ShutterShape="RECTANGULAR", **edges)
+            free = np.zeros((10, 10), dtype=bool)
+            free[1:6, 2:8] = True
+            self.assertEqual(float(got.pixels[~free].max()), 0)
+            self.assertEqual((float(got.pixels[free].min()), float(got.pixels[free].max())), (0, 1))
+        nothing = self.read(stored, ShutterShape="CIRCULAR", CenterOfCircularShutter=[900, 900], RadiusOfCircularShutter=3)
+        np.testing.assert_array_equal(nothing.pixels, self.read(stored).pixels)
+
+    def test_a_collimator_frames_the_percentiles(self):
+        stored = np.arange(100).reshape(10, 10) + 1000
+        polygon = dict(CollimatorShape="POLYGONAL", VerticesOfThePolygonalCollimator=[1, 1, 1, 10, 6, 10, 6, 1])
+        got = self.read(stored, **polygon)
+        self.assertEqual(float(got.pixels[4, 9]), 1)  # the greatest value above row 6
+        self.assertEqual(float(got.pixels[9, 0]), 1)  # shown, beyond the window
+        small = self.read(stored, CollimatorShape="CIRCULAR", CenterOfCircularCollimator=[2, 2], RadiusOfCircularCollimator=1)
+        np.testing.assert_array_equal(small.pixels, self.read(stored).pixels)  # less than a tenth
+
+    def test_pixels_that_are_not_square_keep_the_aspect(self):
+        stored = np.arange(200).reshape(10, 20)
+        self.assertEqual(self.read(stored, PixelSpacing=[0.2, 0.2], PixelAspectRatio=[2, 1]).aspect, 1)
+        high = self.read(stored, ImagerPixelSpacing=[0.4, 0.2])
+        self.assertEqual(high.aspect, 2)
+        self.assertFalse(np.any(picture.tensor(high, Spec(size=40, pad=-9)) == -9))
+        self.assertEqual(int(np.sum(picture.tensor(self.read(stored), Spec(size=40, pad=-9))[:, 0] != -9)), 20)
+
     def test_first_of_several_windows_counts(self):
         stored = np.arange(256).reshape(16, 16)
         one = self.read(stored, WindowCenter=100, WindowWidth=50)

@@ -45,8 +45,16 @@ var keep = map[tag.Tag]bool{
 	tag.RedPaletteColorLookupTableDescriptor: true, tag.GreenPaletteColorLookupTableDescriptor: true,
 	tag.BluePaletteColorLookupTableDescriptor: true, tag.RedPaletteColorLookupTableData: true,
 	tag.GreenPaletteColorLookupTableData: true, tag.BluePaletteColorLookupTableData: true,
-	tag.SegmentedRedPaletteColorLookupTableData: true, tag.PixelDataProviderURL: true,
+	tag.SegmentedRedPaletteColorLookupTableData: true, tag.SegmentedGreenPaletteColorLookupTableData: true,
+	tag.SegmentedBluePaletteColorLookupTableData: true, tag.PixelDataProviderURL: true,
+	tag.PixelSpacing: true, tag.ImagerPixelSpacing: true, tag.NominalScannedPixelSpacing: true, tag.PixelAspectRatio: true,
 	pixelDataTag: true, floatPixelDataTag: true, doublePixelDataTag: true,
+}
+
+func init() {
+	for _, t := range append(shutter.tags(), collimator.tags()...) {
+		keep[t] = true
+	}
 }
 
 // dataset is the wanted elements of one file.
@@ -273,6 +281,19 @@ func (d *dataset) number(t tag.Tag) (v float64, ok bool) {
 	default:
 	}
 	return 0, false
+}
+
+// numbers returns all numbers of a DS or IS element, or none when one of them cannot be read or is not finite.
+func (d *dataset) numbers(t tag.Tag) []float64 {
+	var all []float64
+	for _, s := range d.texts(t) {
+		v, err := strconv.ParseFloat(s, 64)
+		if err != nil || !finite(v) {
+			return nil
+		}
+		all = append(all, v)
+	}
+	return all
 }
 
 // syntaxName spells a transfer syntax for people. A UID is digits and dots; whatever else stands there is not repeated.

@@ -9,11 +9,12 @@ import (
 	"github.com/suyashkumar/dicom/pkg/tag"
 )
 
-// grey is a picture after rescale. NaN marks padding.
+// grey is a picture after rescale. NaN marks padding, and what a shutter covers.
 type grey struct {
 	codes  []uint16
 	table  []float64 // of codes: the rescaled value of every code
-	counts []int     // of codes: how many pixels have it; 0 for padding
+	counts []int     // of codes: how many visible pixels have it; 0 for padding
+	hidden []bool    // of codes: nil, or which pixels a shutter covers
 	values []float32 // instead of codes
 }
 
@@ -31,7 +32,7 @@ func (d *dataset) rescale(r *raster, padding paddingRange, watch *stopwatch) (*g
 		watch.step("rescale", "slope %g, intercept %g", slope, intercept)
 		return &grey{values: r.values}, nil
 	}
-	g := &grey{codes: r.codes, counts: histogram(r.codes, 1<<r.format.stored)}
+	g := &grey{codes: r.codes, hidden: r.hidden, counts: histogram(r.codes, 1<<r.format.stored, r.hidden)}
 	var err error
 	if r.format.photometric == "PALETTE COLOR" {
 		if g.table, err = d.palette(len(g.counts)); err != nil {
@@ -51,12 +52,46 @@ func (d *dataset) rescale(r *raster, padding paddingRange, watch *stopwatch) (*g
 	return g, nil
 }
 
-func histogram(codes []uint16, size int) []int {
+// histogram counts how often each code occurs, where hidden does not say that it is not seen.
+func histogram(codes []uint16, size int, hidden []bool) []int {
 	counts := make([]int, size)
-	for _, c := range codes {
-		counts[c]++
+	if hidden == nil {
+		for _, c := range codes {
+			counts[c]++
+		}
+		return counts
+	}
+	for i, c := range codes {
+		if !hidden[i] {
+			counts[c]++
+		}
 	}
 	return counts
+}
+
+// within returns what is left for statistics of a picture without the pixels outside of something.
+func (g *grey) within(outside []bool) *grey {
+	if g.codes == nil {
+		inside := &grey{}
+		for i, v := range g.values {
+			if !outside[i] {
+				inside.values = append(inside.values, v)
+			}
+		}
+		return inside
+	}
+	if g.hidden != nil {
+		for i, hidden := range g.hidden {
+			outside[i] = outside[i] || hidden
+		}
+	}
+	inside := &grey{codes: g.codes, table: g.table, counts: histogram(g.codes, len(g.counts), outside)}
+	for code, n := range g.counts {
+		if n == 0 { // padding
+			inside.counts[code] = 0
+		}
+	}
+	return inside
 }
 
 // rescaleTable returns the rescaled value of every code.

@@ -20,21 +20,30 @@ func (l *lookup) at(v int64) uint16 {
 	return l.entries[i]
 }
 
-// readLookup returns nil when the table is missing or makes no sense. signed: its input may be negative.
-func readLookup(elements map[tag.Tag]element, descriptor, data tag.Tag, signed bool) *lookup {
+// readDescriptor returns a table without its entries, and how many there must be; nil when its description makes no sense.
+func readDescriptor(elements map[tag.Tag]element, descriptor tag.Tag, signed bool) (l *lookup, count int) {
 	d, err := ints(elements, descriptor)
 	if err != nil || len(d) != 3 {
-		return nil
+		return nil, 0
 	}
-	count := d[0] & 0xFFFF
+	count = d[0] & 0xFFFF
 	if count == 0 {
 		count = 1 << 16
 	}
-	l := &lookup{first: int64(uint16(d[1])), bits: d[2]}
+	l = &lookup{first: int64(uint16(d[1])), bits: d[2]}
 	if signed {
 		l.first = int64(int16(d[1]))
 	}
 	if l.bits < 8 || l.bits > 16 {
+		return nil, 0
+	}
+	return l, count
+}
+
+// readLookup returns nil when the table is missing or makes no sense. signed: its input may be negative.
+func readLookup(elements map[tag.Tag]element, descriptor, data tag.Tag, signed bool) *lookup {
+	l, count := readDescriptor(elements, descriptor, signed)
+	if l == nil {
 		return nil
 	}
 	l.entries = elements[data].words(count)
@@ -78,19 +87,25 @@ func (e element) words(count int) []uint16 {
 
 // palette returns the luminance of every index of a PALETTE COLOR picture (PS3.3, C.7.6.3.1.5), in units of the palette.
 func (d *dataset) palette(size int) ([]float64, error) {
-	if _, ok := d.elements[tag.SegmentedRedPaletteColorLookupTableData]; ok {
-		return nil, failure(Undecodable, "segmented palette %s", name(tag.SegmentedRedPaletteColorLookupTableData))
-	}
-	red := readLookup(d.elements, tag.RedPaletteColorLookupTableDescriptor, tag.RedPaletteColorLookupTableData, false)
-	green := readLookup(d.elements, tag.GreenPaletteColorLookupTableDescriptor, tag.GreenPaletteColorLookupTableData, false)
-	blue := readLookup(d.elements, tag.BluePaletteColorLookupTableDescriptor, tag.BluePaletteColorLookupTableData, false)
-	if red == nil || green == nil || blue == nil {
-		return nil, failure(Malformed, "%s or a neighbour is missing or broken", name(tag.RedPaletteColorLookupTableDescriptor))
+	var colours [3]*lookup
+	for i, t := range []struct{ descriptor, data, segmented tag.Tag }{
+		{tag.RedPaletteColorLookupTableDescriptor, tag.RedPaletteColorLookupTableData, tag.SegmentedRedPaletteColorLookupTableData},
+		{tag.GreenPaletteColorLookupTableDescriptor, tag.GreenPaletteColorLookupTableData, tag.SegmentedGreenPaletteColorLookupTableData},
+		{tag.BluePaletteColorLookupTableDescriptor, tag.BluePaletteColorLookupTableData, tag.SegmentedBluePaletteColorLookupTableData},
+	} {
+		data := t.data
+		if colours[i] = readLookup(d.elements, t.descriptor, t.data, false); colours[i] == nil && has(d.elements, t.segmented) {
+			data = t.segmented
+			colours[i] = readSegmented(d.elements, t.descriptor, t.segmented)
+		}
+		if colours[i] == nil {
+			return nil, failure(Malformed, "%s or its %s is missing or broken", name(t.descriptor), name(data))
+		}
 	}
 	luminances := make([]float64, size)
 	for i := range luminances {
 		v := int64(i)
-		luminances[i] = 0.299*float64(red.at(v)) + 0.587*float64(green.at(v)) + 0.114*float64(blue.at(v))
+		luminances[i] = 0.299*float64(colours[0].at(v)) + 0.587*float64(colours[1].at(v)) + 0.114*float64(colours[2].at(v))
 	}
 	return luminances, nil
 }

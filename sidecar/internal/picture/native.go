@@ -109,13 +109,14 @@ func (f pixelFormat) complete(high int) (pixelFormat, error) {
 type raster struct {
 	format pixelFormat
 	codes  []uint16  // stored bits without sign, < 1<<format.stored: grey up to 16 bits, or indices of a palette
-	values []float32 // luminance of a colour picture, or grey stored values of more than 16 bits; NaN where padding
+	values []float32 // luminance of a colour picture, or grey stored values of more than 16 bits; NaN where padding or hidden
+	hidden []bool    // nil, or which pixels a display shutter covers
 }
 
 // decodeNative reads uncompressed pixels. padding tells which stored values of more than 16 bits to leave out.
 func decodeNative(f pixelFormat, b []byte, order binary.ByteOrder, wordSwapped bool, padding paddingRange) (*raster, error) {
 	n := f.pixels()
-	if f.photometric == "YBR_FULL_422" && f.allocated == 8 && int64(len(b)) < f.bytes() {
+	if (f.photometric == "YBR_FULL_422" || f.photometric == "YBR_PARTIAL_422") && f.allocated == 8 && int64(len(b)) < f.bytes() {
 		return decode422(f, b)
 	}
 	if int64(len(b)) < f.bytes() {
@@ -219,11 +220,11 @@ func luminances(f pixelFormat, b []byte, order binary.ByteOrder) []float32 {
 
 func luminance(r, g, b float32) float32 { return 0.299*r + 0.587*g + 0.114*b }
 
-// decode422 reads YBR_FULL_422: Y1 Y2 Cb Cr for two pixels of a row (PS3.3, C.7.6.3.1.2).
+// decode422 reads YBR_FULL_422 and YBR_PARTIAL_422: Y1 Y2 Cb Cr for two pixels of a row (PS3.3, C.7.6.3.1.2).
 func decode422(f pixelFormat, b []byte) (*raster, error) {
 	if f.columns%2 == 1 || len(b) < 2*f.pixels() {
-		return nil, failure(Malformed, "truncated: %s has %d bytes, %d × %d pixels of YBR_FULL_422 need %d",
-			name(pixelDataTag), len(b), f.columns, f.rows, 2*f.pixels())
+		return nil, failure(Malformed, "truncated: %s has %d bytes, %d × %d pixels of %s need %d",
+			name(pixelDataTag), len(b), f.columns, f.rows, f.photometric, 2*f.pixels())
 	}
 	values := make([]float32, f.pixels())
 	for i := range values {

@@ -39,7 +39,7 @@ func (r *Reader) readOrdinary(ctx context.Context, file []byte) (*Picture, error
 		}
 		return nil, &Error{Kind: Malformed, Reason: format + " is truncated or broken", Err: err}
 	}
-	p := &Picture{Width: config.Width, Height: config.Height, Pixels: newPixels(config.Width * config.Height)}
+	p := &Picture{Width: config.Width, Height: config.Height, PixelAspect: 1, Pixels: newPixels(config.Width * config.Height)}
 	p.Header = Header{Rows: config.Height, Columns: config.Width, Frames: 1, BitsStored: 8}
 	levels := ordinaryLevels(img)
 	low, high, sum, squares := math.Inf(1), math.Inf(-1), 0.0, 0.0

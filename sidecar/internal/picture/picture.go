@@ -87,9 +87,10 @@ func NewReader(o Options) *Reader {
 // Picture is a grey picture as displayed.
 type Picture struct {
 	Width, Height int
+	PixelAspect   float64 // a pixel's height by its width; 1, and 0 too, stand for square ones
 	// Pixels has Width*Height values, row-major, 0…1, 0 = black as displayed (the polarity of MONOCHROME2), after rescale and VOI.
 	Pixels []float32
-	// Blank: nothing can be seen. max-min of Pixels is under 1/255, or their standard deviation under 0.004; padding not counted.
+	// Blank: nothing can be seen. max-min of Pixels is under 1/255, or their standard deviation under 0.004; padding and what a shutter covers are not counted.
 	Blank  bool
 	Header Header
 	Steps  []Step
@@ -113,7 +114,7 @@ type Header struct {
 
 // Step is one thing that was done to the file on the way to the picture, for people who ask why it looks as it does.
 type Step struct {
-	Name   string // parse, decode, rescale, luminance, voi, invert
+	Name   string // parse, decode, aspect, shutter, rescale, luminance, voi, invert
 	Detail string
 	Took   time.Duration
 }

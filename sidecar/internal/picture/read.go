@@ -39,12 +39,17 @@ func (r *Reader) readDICOM(ctx context.Context, file []byte) (*Picture, error) {
 	defer raster.release()
 	watch.step("decode", "%s, %d of %d bits", how, raster.format.stored, raster.format.allocated)
 	p.Width, p.Height = raster.format.columns, raster.format.rows
+	var source string
+	if p.PixelAspect, source = d.pixelAspect(); p.PixelAspect != 1 {
+		watch.step("aspect", "%s", source)
+	}
+	d.hide(raster, p.PixelAspect, watch)
 
 	g, err := d.rescale(raster, d.padding(raster.format), watch)
 	if err != nil {
 		return nil, err
 	}
-	c, detail, flat := d.chooseVOI(g, raster.format.signed)
+	c, detail, flat := d.chooseVOI(g, func() *grey { return d.framed(g, raster.format, p.PixelAspect) }, raster.format.signed)
 	if flat { // nothing to see in either polarity: black
 		p.Blank, c = true, func(float64) float64 { return 0 }
 	} else {

@@ -66,6 +66,16 @@ func TestReadNativeEncodings(t *testing.T) {
 		{"YBR_FULL", colour(0, 9, 9, 85, 9, 9, 170, 9, 9, 255, 9, 9).with(fixture{tag.PhotometricInterpretation: str("CS", "YBR_FULL")}).file(uid.ExplicitVRLittleEndian)},
 		{"YBR_FULL_422", colour(0, 85, 9, 9, 170, 255, 9, 9).with(fixture{tag.PhotometricInterpretation: str("CS", "YBR_FULL_422")}).file(uid.ExplicitVRLittleEndian)},
 		{"palette", paletteOf(0, 21845, 43690, 65535).file(uid.ExplicitVRLittleEndian)},
+		{"YBR_PARTIAL_422", colour(0, 85, 9, 9, 170, 255, 9, 9).with(fixture{tag.PhotometricInterpretation: str("CS", "YBR_PARTIAL_422")}).file(uid.ExplicitVRLittleEndian)},
+		{"overlay in a group of its own", base.with(fixture{{Group: 0x6000, Element: 0x0010}: us(2), {Group: 0x6000, Element: 0x0011}: us(2),
+			{Group: 0x6000, Element: 0x0102}: us(12), {Group: 0x6000, Element: 0x3000}: ow(0xF)}).file(uid.ExplicitVRLittleEndian)},
+		{"no character set, bytes that no set has", base.with(fixture{tag.PatientName: bin("PN", 0xFF, 0xFE, 0x80, 0x1B), tag.StudyDescription: bin("LO", 0xC3, 0x28)}).
+			file(uid.ImplicitVRLittleEndian)},
+		{"segmented palette", segmentedOf(16, ow(0, 1, 0, 1, 3, 65535)).file(uid.ExplicitVRLittleEndian)},
+		{"segmented palette, big endian", segmentedOf(16, ow(0, 1, 0, 1, 3, 65535)).file(uid.ExplicitVRBigEndian)},
+		{"segmented palette, pointing", segmentedOf(16, ow(0, 2, 0, 21845, 2, 1, 24, 0, 0, 2, 9, 9, 0, 2, 43690, 65535)).file(uid.ExplicitVRLittleEndian)},
+		{"segmented palette of 8 bits", segmentedOf(8, bin("OW", 0, 1, 0, 1, 3, 255)).with(full8).file(uid.ExplicitVRLittleEndian)},
+		{"segmented palette of 8 bits, pointing", segmentedOf(8, bin("OW", 0, 2, 0, 85, 2, 1, 14, 0, 0, 0, 0, 2, 9, 9, 0, 2, 170, 255)).with(full8).file(uid.ExplicitVRLittleEndian)},
 		{"palette, big endian", paletteOf(0, 21845, 43690, 65535).file(uid.ExplicitVRBigEndian)},
 	}
 	for _, test := range tests {
@@ -91,6 +101,17 @@ func paletteOf(entries ...uint16) fixture {
 		tag.RedPaletteColorLookupTableDescriptor: d, tag.GreenPaletteColorLookupTableDescriptor: d, tag.BluePaletteColorLookupTableDescriptor: d,
 		tag.RedPaletteColorLookupTableData: ow(entries...), tag.GreenPaletteColorLookupTableData: ow(entries...), tag.BluePaletteColorLookupTableData: ow(entries...),
 		tag.WindowCenter: str("DS", "32768"), tag.WindowWidth: str("DS", "65536"),
+	})
+}
+
+// segmentedOf returns the same through a palette of segments.
+func segmentedOf(bits uint16, segments field) fixture {
+	d := us(4, 0, bits)
+	return paletteOf().with(fixture{
+		tag.RedPaletteColorLookupTableDescriptor: d, tag.GreenPaletteColorLookupTableDescriptor: d, tag.BluePaletteColorLookupTableDescriptor: d,
+		tag.RedPaletteColorLookupTableData: {}, tag.GreenPaletteColorLookupTableData: {}, tag.BluePaletteColorLookupTableData: {},
+		tag.SegmentedRedPaletteColorLookupTableData: segments, tag.SegmentedGreenPaletteColorLookupTableData: segments,
+		tag.SegmentedBluePaletteColorLookupTableData: segments,
 	})
 }
 
@@ -123,10 +144,18 @@ func TestReadFailures(t *testing.T) {
 		{"two samples", explicit(fixture{tag.SamplesPerPixel: us(2)}), Malformed, "SamplesPerPixel (0028,0002) is 2"},
 		{"RGB of one sample", explicit(fixture{tag.PhotometricInterpretation: str("CS", "RGB")}), Malformed, "PhotometricInterpretation (0028,0004)"},
 		{"palette without a table", explicit(fixture{tag.PhotometricInterpretation: str("CS", "PALETTE COLOR")}), Malformed, "(0028,1101)"},
+		{"12 bits allocated", explicit(fixture{tag.BitsAllocated: us(12)}), Malformed, "BitsAllocated (0028,0100) is 12, not 1, 8, 16 or 32"},
+		{"segments begin in the air", segmentedOf(16, ow(1, 4, 65535)).file(uid.ExplicitVRLittleEndian), Malformed, "SegmentedRedPaletteColorLookupTableData (0028,1221)"},
+		{"segments of an unknown kind", segmentedOf(16, ow(0, 1, 0, 7, 3, 65535)).file(uid.ExplicitVRLittleEndian), Malformed, "(0028,1221) is missing or broken"},
+		{"segments end early", segmentedOf(16, ow(0, 9, 0)).file(uid.ExplicitVRLittleEndian), Malformed, "(0028,1221) is missing or broken"},
+		{"segments point to themselves", segmentedOf(16, ow(0, 1, 0, 2, 9, 6, 0)).file(uid.ExplicitVRLittleEndian), Malformed, "(0028,1221) is missing or broken"},
+		{"segments point beyond", segmentedOf(16, ow(0, 1, 0, 2, 1, 600, 0)).file(uid.ExplicitVRLittleEndian), Malformed, "(0028,1221) is missing or broken"},
+		{"too few segments", segmentedOf(16, ow(0, 3, 0, 1, 2)).file(uid.ExplicitVRLittleEndian), Malformed, "(0028,1221) is missing or broken"},
 		{"too few pixels", explicit(fixture{tag.PixelData: ow(1, 2, 3)}), Malformed, "truncated: PixelData (7FE0,0010) has 6 bytes"},
 		{"cut in the pixels", good[:len(good)-3], Malformed, "truncated: PixelData (7FE0,0010) claims 8 bytes, 5 are left"},
 		{"cut in an element", good[:len(good)-15], Malformed, "truncated"},
-		{"beyond the limit", explicit(fixture{tag.Rows: us(60000), tag.Columns: us(60000)}), TooLarge, "60000 × 60000"},
+		{"beyond the limit", explicit(fixture{tag.Rows: us(20000), tag.Columns: us(20001)}), TooLarge, "20001 × 20000 pixels are more than 100000000 (picture.max_pixels)"},
+		{"stored sideways", explicit(fixture{tag.PhotometricInterpretation: str("CS", "YBR_PARTIAL_420")}), Malformed, "does not go with 1 samples"},
 		{"four gigabytes claimed", huge, Malformed, "SOPInstanceUID (0008,0018) claims 4294967294 bytes"},
 		{"sequences without end", nested, Malformed, "nested deeper"},
 		{"no fragment", base.encapsulated(jpegBaseline), Malformed, "PixelData (7FE0,0010) holds no fragment"},

@@ -90,11 +90,31 @@ func checkShared(t *testing.T, path string, p *Picture, err error) string {
 
 // Go and Python make the same input of the same file: what the network was taught is what it is shown.
 func TestParityWithPython(t *testing.T) {
+	shared(t, "data") // where that is absent there is nothing to compare
 	python := needPython(t)
 	files := append(sharedXRays(t), wrappedXRays(t, 40)...)
-	lines, tensors := pythonTensors(t, python, uncompressed(t, files))
+	compared := sameAsPython(t, python, files, uncompressed(t, files), 0.01)
+	if compared < 55 {
+		t.Errorf("only %d of %d files were compared", compared, len(files))
+	}
+}
+
+// The same of what no real file at hand has: drawn ones.
+func TestParityWithPythonOfDrawnFiles(t *testing.T) {
+	python := needPython(t)
+	files := drawnFiles(t)
+	if compared := sameAsPython(t, python, files, files, 0.0005); compared != len(files) {
+		t.Errorf("only %d of %d files were compared", compared, len(files))
+	}
+}
+
+// sameAsPython reads files in Go and in Python, where they may be other ones of the same content, and returns how many both read. The
+// tensors may differ by most on average.
+func sameAsPython(t *testing.T, python string, files, theirs []string, most float64) (compared int) {
+	t.Helper()
+	lines, tensors := pythonTensors(t, python, theirs)
 	reader, spec := NewReader(Options{}), Spec{Size: 160, Normalisation: PerImage}
-	compared, worst, sum := 0, 0.0, 0.0
+	worst, sum := 0.0, 0.0
 	for i, path := range files {
 		content, err := os.ReadFile(path)
 		if err != nil {
@@ -119,16 +139,14 @@ func TestParityWithPython(t *testing.T) {
 			difference += math.Abs(float64(v - tensors[i][j]))
 		}
 		difference /= float64(spec.Size * spec.Size)
-		if difference >= 0.01 {
+		if difference >= most {
 			t.Errorf("%s: mean absolute difference %.5f", path, difference)
 		}
 		compared++
 		worst, sum = max(worst, difference), sum+difference
 	}
 	t.Logf("%d files compared, mean absolute difference %.2g on average, %.2g at worst", compared, sum/float64(compared), worst)
-	if compared < 55 {
-		t.Errorf("only %d of %d files were compared", compared, len(files))
-	}
+	return compared
 }
 
 // sharedXRays returns the CR and DX files of the corpus.
@@ -220,11 +238,9 @@ func readCSV(t *testing.T, path string) []map[string]string {
 	return rows
 }
 
-// needPython skips without a Python that can run the reference, and fails without it where nothing may be skipped. The material is
-// asked for first: where that is absent there is nothing to compare.
+// needPython skips without a Python that can run the reference, and fails without it where nothing may be skipped.
 func needPython(t *testing.T) string {
 	t.Helper()
-	shared(t, "data")
 	for _, python := range []string{"/usr/bin/python3", "python3"} {
 		if exec.Command(python, "-c", "import numpy, pydicom, PIL").Run() == nil {
 			return python

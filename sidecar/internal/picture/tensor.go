@@ -19,15 +19,19 @@ type Spec struct {
 	Pad           float32 // of the letterbox's bars, in normalised units
 }
 
-// Tensor returns the picture as a network's input: Size × Size values, row-major, one channel. The picture keeps its aspect, fills
-// the longer side and is centred (the letterbox's bars hold Pad); it is reduced by area average with exact fractional coverage, or
+// Tensor returns the picture as a network's input: Size × Size values, row-major, one channel. The picture keeps its aspect as
+// displayed (with pixels that are not square, that of the anatomy), fills the longer side and is centred (the letterbox's bars hold Pad); it is reduced by area average with exact fractional coverage, or
 // enlarged linearly with half-pixel centres; only its own pixels count in the normalisation.
 func (p *Picture) Tensor(s Spec) []float32 {
 	out := make([]float32, s.Size*s.Size)
 	for i := range out {
 		out[i] = s.Pad
 	}
-	width, height := letterbox(p.Width, p.Height, s.Size)
+	aspect := p.PixelAspect
+	if aspect == 0 {
+		aspect = 1
+	}
+	width, height := letterbox(float64(p.Width), float64(p.Height)*aspect, s.Size)
 	content := resize(p.Pixels, p.Width, p.Height, width, height)
 	normalise(content, s)
 	left, top := (s.Size-width)/2, (s.Size-height)/2
@@ -38,9 +42,9 @@ func (p *Picture) Tensor(s Spec) []float32 {
 }
 
 // letterbox returns the size of a picture whose longer side is size.
-func letterbox(width, height, size int) (w, h int) {
-	scale := float64(size) / float64(max(width, height))
-	fit := func(n int) int { return min(max(1, int(math.Round(float64(n)*scale))), size) }
+func letterbox(width, height float64, size int) (w, h int) {
+	scale := float64(size) / max(width, height)
+	fit := func(n float64) int { return min(max(1, int(math.Round(n*scale))), size) }
 	return fit(width), fit(height)
 }
 

@@ -23,8 +23,9 @@ type curve func(x float64) float64
 // chooseVOI returns the values-of-interest transformation (PS3.3, C.11.2) and says which one it is and why. It is the file's first
 // window; the first item of its VOI LUT Sequence when it has no window; and a window over the percentiles 0.5 and 99.5 when there
 // is neither or the window is unusable: not finite, too narrow, or leaving 99 % of the pixels black or 99 % white.
-// flat: all pixels are alike, and there is nothing to choose.
-func (d *dataset) chooseVOI(g *grey, signed bool) (c curve, detail string, flat bool) {
+// flat: all pixels are alike, and there is nothing to choose. The percentiles are those of framed(): g, or the part of it that lies
+// inside the collimation.
+func (d *dataset) chooseVOI(g *grey, framed func() *grey, signed bool) (c curve, detail string, flat bool) {
 	low, high, pixels := g.bounds()
 	why := "no window"
 	switch {
@@ -47,11 +48,29 @@ func (d *dataset) chooseVOI(g *grey, signed bool) (c curve, detail string, flat 
 	if low == high {
 		return nil, "all pixels are alike", true
 	}
-	l, h := g.percentile(lowPercentile), g.percentile(highPercentile)
+	f := framed()
+	if f != g {
+		why += ", inside the collimation"
+	}
+	l, h := f.percentile(lowPercentile), f.percentile(highPercentile)
 	if l == h {
 		return ramp(low, high), fmt.Sprintf("least to greatest value, %s…%s (%s, percentiles alike)", short(low), short(high), why), false
 	}
 	return ramp(l, h), fmt.Sprintf("percentiles %g and %g, %s…%s (%s)", lowPercentile, highPercentile, short(l), short(h), why), false
+}
+
+// framed returns the part of a picture that lies inside its collimation, or all of it where there is none, where less than a tenth of
+// the picture would be left, or where all that is left is padding or covered.
+func (d *dataset) framed(g *grey, f pixelFormat, aspect float64) *grey {
+	outside, inside := d.covered(collimator, f.columns, f.rows, aspect)
+	if outside == nil || float64(inside) < leastCollimated*float64(f.pixels()) {
+		return g
+	}
+	part := g.within(outside)
+	if _, _, pixels := part.bounds(); pixels == 0 {
+		return g
+	}
+	return part
 }
 
 // has says whether an element is there and not empty.
@@ -119,7 +138,7 @@ func (g *grey) saturation(c curve, pixels int) string {
 	}
 }
 
-// display maps every pixel through c, turned round where inverted says so. Padding is black.
+// display maps every pixel through c, turned round where inverted says so. Padding and what a shutter covers is black.
 func (g *grey) display(c curve, inverted bool) []float32 {
 	shown := func(x float64) float32 {
 		switch {
@@ -145,6 +164,11 @@ func (g *grey) display(c curve, inverted bool) []float32 {
 	whole := (*[1 << 16]float32)(table)
 	for i, code := range g.codes {
 		pixels[i] = whole[code]
+	}
+	for i, hidden := range g.hidden {
+		if hidden {
+			pixels[i] = 0
+		}
 	}
 	return pixels
 }
