@@ -24,6 +24,7 @@ _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float64)
 BLANK_RANGE = 1.0 / 255.0  # a picture whose grey values span less than this carries nothing
 BLANK_DEVIATION = 0.004  # … or whose standard deviation is below this
 SATURATED = 0.99  # a window that puts this share of the pixels at one end shows nothing
+FARTHEST = 1e25  # of a number in a file: a stored value of 32 bits times it still is a float32
 LEAST_COLLIMATED = 0.1  # a collimator that leaves less of the picture free is none
 
 
@@ -239,7 +240,7 @@ def _modality(ds, stored: np.ndarray) -> np.ndarray:
         table, first, _ = _lut(sequence[0], ds)
         return table[_lut_index(stored, first, len(table))]
     slope, intercept = _number(ds.get("RescaleSlope")), _number(ds.get("RescaleIntercept"))
-    if slope is None or slope == 0:
+    if slope is None or abs(slope) < 1 / FARTHEST:
         slope = 1.0
     return stored * slope + (intercept or 0.0)
 
@@ -267,7 +268,7 @@ def _lut_index(values: np.ndarray, first: int, count: int) -> np.ndarray:
 
 
 def _number(value) -> float | None:
-    """The first of the values of a decimal string, None when there is none or it is no finite number."""
+    """The first of the values of a decimal string, None when there is none or it is no number that can be calculated with."""
     if value is None or value == "":
         return None
     if not isinstance(value, (str, bytes, int, float)) and hasattr(value, "__len__"):
@@ -278,7 +279,7 @@ def _number(value) -> float | None:
         number = float(value)
     except (TypeError, ValueError):
         return None
-    return number if math.isfinite(number) else None
+    return number if abs(number) <= FARTHEST else None  # NaN is not
 
 
 def _voi(ds, values: np.ndarray, padding: np.ndarray, aspect: float) -> tuple[np.ndarray, str]:
@@ -288,7 +289,8 @@ def _voi(ds, values: np.ndarray, padding: np.ndarray, aspect: float) -> tuple[np
         centre, width = _number(ds.WindowCenter), _number(ds.WindowWidth)
         function = str(ds.get("VOILUTFunction") or "LINEAR").strip().upper()
         linear = function not in ("LINEAR_EXACT", "SIGMOID")
-        if centre is not None and width is not None and width > 0 and (width >= 1 or not linear):
+        wide = width is not None and (width >= 1 if linear else width >= 1 / FARTHEST)
+        if wide and centre is not None and centre - width / 2 != centre + width / 2:
             shown = _window(counted, centre, width, function)
             if shown.size and np.mean(shown <= 0) < SATURATED and np.mean(shown >= 1) < SATURATED:
                 return _window(values, centre, width, function), "window"

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -164,9 +165,16 @@ func part10(syntax string) []byte {
 	return append(b, meta...)
 }
 
-// effectiveVR returns the VR as written, or the dictionary's where the file has none.
+// knownVRs are those of PS3.5, 6.2, but UN. suyashkumar/dicom takes "NA" for one, with a length of its own inside the value, and makes as many
+// bytes as that says.
+var knownVRs = []string{
+	"AE", "AS", "AT", "CS", "DA", "DS", "DT", "FD", "FL", "IS", "LO", "LT", "OB", "OD", "OF", "OL", "OV", "OW", "PN", "SH", "SL", "SQ", "SS", "ST", "SV",
+	"TM", "UC", "UI", "UL", "UR", "US", "UT", "UV",
+}
+
+// effectiveVR returns the VR as written, or the dictionary's where the file has none that there is.
 func (e element) effectiveVR() string {
-	if e.vr != "" && e.vr != "UN" {
+	if slices.Contains(knownVRs, e.vr) {
 		return e.vr
 	}
 	info, err := tag.Find(e.tag)

@@ -86,6 +86,9 @@ var families = []family{
 	{"JPEG XL", []string{"1.2.840.10008.1.2.4.110", "1.2.840.10008.1.2.4.111", "1.2.840.10008.1.2.4.112"}, nil},
 }
 
+// isJPEG says whether the transfer syntax is one of the first JPEG standard, of whatever process.
+func (d *dataset) isJPEG() bool { return slices.Contains(families[0].syntaxes, d.syntax) }
+
 // decodersOf returns the programs that may decode a syntax. gdcmconv knows some that are in no family, and old private ones.
 func decodersOf(syntax string) []*decoder {
 	for _, f := range families {

@@ -115,15 +115,21 @@ func (d *dataset) rescaleTable(f pixelFormat) (table []float64, detail string) {
 // slope returns RescaleSlope and RescaleIntercept, or 1 and 0 where they are missing or useless.
 func (d *dataset) slope() (slope, intercept float64) {
 	slope, ok := d.number(tag.RescaleSlope)
-	if !ok || slope == 0 || !finite(slope) {
+	if !ok || !reasonable(slope) || math.Abs(slope) < 1/farthest {
 		slope = 1
 	}
 	intercept, ok = d.number(tag.RescaleIntercept)
-	if !ok || !finite(intercept) {
+	if !ok || !reasonable(intercept) {
 		intercept = 0
 	}
 	return slope, intercept
 }
+
+// farthest is the greatest number of a file that is calculated with: a stored value of 32 bits times it still is a float32.
+const farthest = 1e25
+
+// reasonable says whether a file's number can be calculated with.
+func reasonable(v float64) bool { return math.Abs(v) <= farthest }
 
 func finite(v float64) bool { return !math.IsNaN(v) && !math.IsInf(v, 0) }
 

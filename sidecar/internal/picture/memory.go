@@ -11,6 +11,7 @@ import (
 const (
 	greyBytes        = 6  // codes of 16 bits, and the picture
 	otherBytes       = 8  // luminances, and what they are made of
+	outlineBytes     = 10 // which pixels a shutter and a collimator leave, and those of other than grey pictures that are left
 	jpegBytes        = 3  // Go's decoded JPEG
 	progressiveBytes = 12 // coefficients that Go's decoder keeps of a progressive JPEG
 	ordinaryBytes    = 24 // PNG of 16 bits and four channels, or a progressive JPEG, and the picture
@@ -27,6 +28,9 @@ func (d *dataset) memory(f pixelFormat) int64 {
 	n, each := int64(f.pixels()), int64(greyBytes)
 	if f.samples == 3 || f.allocated == 32 {
 		each = otherBytes
+	}
+	if has(d.elements, shutter.shape) || has(d.elements, collimator.shape) {
+		each += outlineBytes
 	}
 	if !pixels.encapsulated {
 		if pixels.order == binary.BigEndian { // words are swapped in a copy
@@ -45,7 +49,7 @@ func (d *dataset) memory(f pixelFormat) int64 {
 		}
 	}
 	decoded := f.decoded(n)
-	if d.syntax == jpegBaseline {
+	if d.isJPEG() {
 		decoded = max(decoded, n*jpegBytes)
 		if several || bytes.Contains(pixels.fragments[0], []byte{0xFF, 0xC2}) {
 			decoded += n * progressiveBytes

@@ -124,7 +124,7 @@ func decodeNative(f pixelFormat, b []byte, order binary.ByteOrder, wordSwapped b
 			name(pixelDataTag), len(b), f.columns, f.rows, f.bytes())
 	}
 	if wordSwapped {
-		b = swapBytes(b[:f.bytes()])
+		b = swapBytes(b[:min(int64(len(b)), f.bytes()+f.bytes()%2)]) // the last of an odd number shares its word with a byte of padding
 	}
 	if f.samples == 3 {
 		return &raster{format: f, values: luminances(f, b, order)}, nil

@@ -137,7 +137,8 @@ func (r *Reader) decodePixels(ctx context.Context, d *dataset, f pixelFormat) (*
 	case rleLossless:
 		raster, err := decodeRLE(f, stream, padding)
 		return raster, "RLE", err
-	case jpegBaseline:
+	}
+	if d.isJPEG() { // whichever it is by name: some say lossless and hold a baseline one
 		raster, err := r.decodeJPEG(f, stream)
 		if raster != nil || err != nil {
 			return raster, "JPEG baseline", err
@@ -151,6 +152,9 @@ func (r *Reader) decodeJPEG(f pixelFormat, stream []byte) (*raster, error) {
 	config, err := jpeg.DecodeConfig(bytes.NewReader(stream))
 	if err != nil {
 		return nil, nil //nolint:nilnil,nilerr // the comment says why
+	}
+	if config.Width <= 0 || config.Height <= 0 {
+		return nil, failure(Malformed, "JPEG of %d × %d pixels", config.Width, config.Height)
 	}
 	if columns, rows := int64(config.Width), int64(config.Height); exceeds(columns, rows, r.options.MaxPixels) {
 		return nil, tooManyPixels(columns, rows, r.options.MaxPixels)

@@ -263,3 +263,74 @@ func TestReadJPEGBaseline(t *testing.T) {
 		}
 	}
 }
+
+// Numbers that leave the range of a float32, or a window in which all values are one, are as good as missing: nothing becomes infinite.
+func TestNumbersWithoutEnd(t *testing.T) {
+	base := grey16(2, 0, 1000, 2000, 4000)
+	for name, change := range map[string]fixture{
+		"slope":                      {tag.RescaleSlope: str("DS", "-1e308"), tag.RescaleIntercept: str("DS", "0")},
+		"slope and intercept":        {tag.RescaleSlope: str("DS", "1e305"), tag.RescaleIntercept: str("DS", "-1.7e308")},
+		"slope of nothing":           {tag.RescaleSlope: str("DS", "1e-300"), tag.RescaleIntercept: str("DS", "0")},
+		"window of nothing":          windowed("1000", "1e-300", "LINEAR_EXACT"),
+		"window too narrow to count": windowed("1e17", "1", "LINEAR_EXACT"),
+		"window far away":            windowed("1e308", "1e308", "LINEAR"),
+		"sigmoid of nothing":         windowed("1000", "1e-300", "SIGMOID"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := read(t, base.with(change).file(uid.ExplicitVRLittleEndian))
+			for i, want := range []float32{0, 0.25, 0.5, 1} {
+				if math.Abs(float64(p.Pixels[i]-want)) > 0.001 {
+					t.Fatalf("%v, want the four steps over the percentiles; %+v", p.Pixels, p.Steps)
+				}
+			}
+		})
+	}
+}
+
+// An element whose VR is none is read by the dictionary. The library below takes "NA" for one with a length of its own inside the value.
+func TestUnknownVR(t *testing.T) {
+	l := &ledger{limit: 1 << 40}
+	file := grey8(2, 1, 2, 3, 4).with(fixture{tag.StudyDate: {vr: "NA", text: "20260101"}, tag.PatientAge: {vr: "ZZ", text: "012Y"}}).file(uid.ExplicitVRLittleEndian)
+	allocated := testing.Benchmark(func(b *testing.B) {
+		b.ReportAllocs()
+		for range b.N {
+			if _, err := NewReader(Options{Reserve: l.reserve}).Read(context.Background(), file); err != nil {
+				b.Fatal(err)
+			}
+		}
+	}).AllocedBytesPerOp()
+	if allocated > 1<<20 {
+		t.Errorf("a file of %d bytes takes %d", len(file), allocated)
+	}
+	if p := read(t, file); p.Header.AgeYears != 12 {
+		t.Errorf("%+v", p.Header)
+	}
+}
+
+// Two 8-bit pixels share a word of OW in big endian: the last of an odd number has its word's other half behind it.
+func TestOddBigEndianWords(t *testing.T) {
+	f := grey8(3, 10, 20, 30).with(fixture{tag.PixelData: ow(0x140A, 0x001E), tag.WindowCenter: str("DS", "15.5"), tag.WindowWidth: str("DS", "31")})
+	p := read(t, f.file(uid.ExplicitVRBigEndian))
+	for i, want := range []float32{10.0 / 30, 20.0 / 30, 1} {
+		if math.Abs(float64(p.Pixels[i]-want)) > 0.01 {
+			t.Fatalf("%v", p.Pixels)
+		}
+	}
+}
+
+// A JPEG may say one thing in its own header and another in the transfer syntax or in Rows and Columns.
+func TestJPEGByItsOwnWord(t *testing.T) {
+	var baseline bytes.Buffer
+	if err := jpeg.Encode(&baseline, image.NewGray(image.Rect(0, 0, 2, 2)), nil); err != nil {
+		t.Fatal(err)
+	}
+	if p := read(t, grey8(2, 1, 2, 3, 4).encapsulated("1.2.840.10008.1.2.4.70", baseline.Bytes())); p.Steps[1].Detail != "JPEG baseline, 8 of 8 bits" {
+		t.Errorf("a baseline JPEG that is lossless by name: %+v", p.Steps)
+	}
+	at := bytes.Index(baseline.Bytes(), []byte{0xFF, 0xC0}) + 7 // columns
+	broken := bytes.Clone(baseline.Bytes())
+	broken[at], broken[at+1] = 0, 0
+	if failed := fails(t, Options{}, grey8(2, 1, 2, 3, 4).encapsulated(jpegBaseline, broken)); failed.Kind != Malformed {
+		t.Errorf("a JPEG without columns: %v", failed)
+	}
+}

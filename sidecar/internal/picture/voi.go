@@ -38,7 +38,7 @@ func (d *dataset) chooseVOI(g *grey, framed func() *grey, signed bool) (c curve,
 	case has(d.elements, voiLUTSequence):
 		if l := readLookup(d.elements[voiLUTSequence].firstItem(), tag.LUTDescriptor, tag.LUTData, signed || low < 0); l != nil {
 			top := float64(int(1)<<l.bits - 1)
-			return func(x float64) float64 { return min(float64(l.at(int64(math.Floor(x+0.5))))/top, 1) }, "VOI LUT", false
+			return func(x float64) float64 { return min(float64(l.at(whole(x)))/top, 1) }, "VOI LUT", false
 		}
 		why = "VOI LUT broken"
 	}
@@ -76,6 +76,9 @@ func (d *dataset) framed(g *grey, f pixelFormat, aspect float64) *grey {
 // has says whether an element is there and not empty.
 func has(elements map[tag.Tag]element, t tag.Tag) bool { return len(elements[t].value) > 0 }
 
+// whole rounds a value to the index of a table. What no table reaches is brought nearer: the conversion of larger ones is not defined.
+func whole(x float64) int64 { return int64(math.Floor(min(max(x, -1<<40), 1<<40) + 0.5)) }
+
 func ramp(low, high float64) curve {
 	return func(x float64) float64 { return min(max((x-low)/(high-low), 0), 1) }
 }
@@ -85,13 +88,13 @@ func (d *dataset) window() (c curve, detail, unusable string) {
 	function := strings.ToUpper(d.text(voiLUTFunction))
 	center, isNumber := d.number(tag.WindowCenter)
 	width, isNumberToo := d.number(tag.WindowWidth)
-	if !isNumber || !isNumberToo || !finite(center) || !finite(width) {
+	if !isNumber || !isNumberToo || !reasonable(center) || !reasonable(width) {
 		return nil, "", "window unusable: no finite numbers"
 	}
 	detail = fmt.Sprintf("window %s/%s", short(center), short(width))
 	switch function {
 	case "LINEAR_EXACT", "SIGMOID":
-		if width <= 0 {
+		if width < 1/farthest || center-width/2 == center+width/2 {
 			return nil, "", "window unusable: width " + short(width)
 		}
 		detail += " " + function
