@@ -277,7 +277,8 @@ func TestPGX(t *testing.T) {
 		"signed by the header alone":       {signed, []string{"PG ML + 12 2 2\n\x08\x00\x0D\x55\x02\xAA\x07\xFF"}},
 		"fewer bits than the header":       {grey.with(fixture{tag.WindowCenter: str("DS", "128"), tag.WindowWidth: str("DS", "256")}), []string{eight}},
 		"RGB":                              {grey.with(colour), []string{eight, eight, eight}},
-		"RGB by way of a transform":        {grey.with(rct), []string{eight, eight, eight}},
+		"RGB by way of a transform": {grey.with(rct).with(windowed("74.8425", "149.685", "LINEAR_EXACT")),
+			[]string{"PG ML + 8 2 2\n\x00\x00\x00\x00", eight, "PG ML + 8 2 2\n\x00\x00\x00\x00"}}, // green alone
 		"luminance and colour differences": {grey.with(full), []string{eight, "PG ML + 8 1 1\n\x09", "PG ML + 8 1 1\n\x09"}},
 	} {
 		p, err := NewReader(only(write(test.planes...))).Read(t.Context(), test.f.encapsulated("1.2.840.10008.1.2.4.90", []byte{1, 2}))
