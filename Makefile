@@ -82,6 +82,10 @@ vulnerabilities: ## Look for known vulnerabilities that the product calls (needs
 bench: onnxruntime ## Measure the picture steps and the network
 	go test -run '^$$' -bench . -benchmem -benchtime 2s ./sidecar/internal/picture ./sidecar/internal/classifier
 
+.PHONY: encodings
+encodings: prerequisites-test orthanc ## Compare the pictures with pydicom and Orthanc, and write docs/encodings.md anew (needs ../shared)
+	@go run ./tests/encodings
+
 .PHONY: screenshot
 screenshot: prerequisites-demo onnxruntime build ## Make the pictures of Orthanc's page in docs/images anew (needs chromium)
 	@orthanc/get-orthanc.sh 1.12 >/dev/null

@@ -64,6 +64,8 @@ if wanted test; then
     need systemd-analyze systemd
     module torch python3-torch
     module onnx python3-onnx
+    module gdcm python3-gdcm
+    need ojph_expand openjph-tools
   fi
 fi
 if wanted lint; then
