@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 
 	"imagingrouter/tests/orthanctest"
@@ -66,24 +67,31 @@ func report(ctx context.Context, shared string) (text string, unexplained []stri
 	if err != nil {
 		return "", nil, err
 	}
-	tools, err := versions(ctx)
+	tools, err := b.versions(ctx)
 	if err != nil {
 		return "", nil, err
 	}
 	return b.document(tools), b.unexplained(), nil
 }
 
+var version = regexp.MustCompile(`[0-9]+(\.[0-9]+)+`)
+
 // versions names the programs that the result depends on.
-func versions(ctx context.Context) (string, error) {
-	root, err := orthanctest.Repository()
+func (b *bench) versions(ctx context.Context) (string, error) {
+	out, err := exec.CommandContext(ctx, b.sub("reference"), "--decoders").Output() //nolint:gosec // our own program
 	if err != nil {
-		return "", err
+		return "", fmt.Errorf("ask the decoders for their versions: %w", err)
 	}
-	out, err := exec.CommandContext(ctx, python, "-B", filepath.Join(root, "tests", "encodings", "reference.py"), "--versions").Output() //nolint:gosec // our own script
-	if err != nil {
+	var tools []string
+	for line := range strings.Lines(string(out)) {
+		name, says, _ := strings.Cut(line, " ")
+		tools = append(tools, name+" "+version.FindString(says))
+	}
+	script := filepath.Join(b.root, "tests", "encodings", "reference.py")
+	if out, err = exec.CommandContext(ctx, python, "-B", script, "--versions").Output(); err != nil { //nolint:gosec // our own script
 		return "", fmt.Errorf("ask the reference for its versions: %w", err)
 	}
-	tools := []string{strings.TrimSpace(string(out))}
+	tools = append(tools, strings.TrimSpace(string(out)))
 	for _, line := range orthanctest.Lines() {
 		version, err := orthanctest.Find(line)
 		if err != nil {

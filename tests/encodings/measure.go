@@ -93,9 +93,9 @@ func missing(ctx context.Context) string {
 		lines := strings.Split(strings.TrimSpace(string(out)), "\n")
 		return fmt.Sprintf("no python3 with pydicom, numpy, PIL and gdcm (%s): %s", packages, lines[len(lines)-1])
 	}
-	for _, program := range []string{"ojph_expand", "gdcmconv"} {
+	for _, program := range append([]string{"ojph_expand"}, programs...) {
 		if _, err := exec.LookPath(program); err != nil {
-			return fmt.Sprintf("no %s (%s libgdcm-tools)", program, packages)
+			return fmt.Sprintf("no %s (%s libgdcm-tools libopenjp2-tools dcmtk)", program, packages)
 		}
 	}
 	for _, line := range orthanctest.Lines() {
@@ -145,7 +145,7 @@ func (b *bench) readByReference(ctx context.Context) error {
 }
 
 func (b *bench) readByRouter(ctx context.Context) error {
-	program := filepath.Join(b.folder, "reference")
+	program := b.sub("reference")
 	build := exec.CommandContext(ctx, "go", "build", "-o", program, "./sidecar/internal/picture/reference") //nolint:gosec // into our own folder
 	build.Dir = b.root
 	if out, err := build.CombinedOutput(); err != nil {

@@ -183,7 +183,7 @@ func (e expected) byRank() string {
 func judgeRendered(e expected, ours, theirs []float64) verdict {
 	v := verdict{outcome: same, detail: e.byRank()}
 	if v.detail != "" {
-		if c := correlation(ranks(ours), ranks(theirs)); !(math.Abs(c) >= leastRank) {
+		if c := correlation(ranks(ours), ranks(theirs)); !(c >= leastRank) {
 			v.outcome, v.detail = different, fmt.Sprintf("%s; rank correlation %.4f", v.detail, c)
 		}
 		return v

@@ -32,7 +32,7 @@ from pydicom.pixel_data_handlers import util
 from pydicom.uid import UID
 
 # Native pixels and RLE are pydicom's own code. For the rest Pillow (libjpeg-turbo, OpenJPEG) comes before GDCM, since the router uses
-# gdcmconv itself: GDCM says something about the router's way around the pixels, and nothing about the decoder.
+# gdcmconv too: there GDCM says something about the router's way around the pixels, and nothing about the decoder.
 DECODERS = ("numpy", "rle", "pillow", "gdcm")
 HTJ2K = ("1.2.840.10008.1.2.4.201", "1.2.840.10008.1.2.4.202", "1.2.840.10008.1.2.4.203")
 LUMA = np.array([0.299, 0.587, 0.114])
@@ -219,7 +219,7 @@ def values_file(ds, values, path):
     out.WindowCenter, out.WindowWidth, out.VOILUTFunction = repr((low + high) / 2), repr(high - low), "LINEAR_EXACT"
     out.file_meta = FileMetaDataset()
     out.file_meta.TransferSyntaxUID = ds.file_meta.TransferSyntaxUID
-    if ds.file_meta.TransferSyntaxUID.is_deflated:
+    if ds.file_meta.TransferSyntaxUID == "1.2.840.10008.1.2.1.99":  # deflated: pydicom has inflated it
         out.file_meta.TransferSyntaxUID = UID("1.2.840.10008.1.2.1")
     out.is_little_endian, out.is_implicit_VR = ds.is_little_endian, ds.is_implicit_VR
     out.save_as(path, write_like_original=True)

@@ -2,8 +2,10 @@
 // It is no part of the router.
 //
 //	reference OUT < list of files, one path a line
+//	reference --decoders
 //
 // For the n-th file it writes one line of JSON to standard output and, where there is a picture, its pixels to OUT/n.f32.
+// --decoders names the programs that decode what Go cannot, each with what it says of its version.
 package main
 
 import (
@@ -41,9 +43,18 @@ func main() {
 
 func run(ctx context.Context, arguments []string) error {
 	if len(arguments) != 1 {
-		return errors.New("usage: reference OUT < list of files")
+		return errors.New("usage: reference OUT < list of files, or reference --decoders")
 	}
 	reader := picture.NewReader(picture.Options{})
+	if arguments[0] == "--decoders" {
+		for _, d := range reader.Decoders(ctx) {
+			if d.Err != nil {
+				return d.Err
+			}
+			fmt.Println(d.Name, d.Version)
+		}
+		return nil
+	}
 	out := json.NewEncoder(os.Stdout)
 	paths := bufio.NewScanner(os.Stdin)
 	for n := 0; paths.Scan(); n++ {
