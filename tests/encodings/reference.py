@@ -28,6 +28,8 @@ import pydicom
 import pydicom.encaps
 from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.filebase import DicomFile
+from pydicom.filewriter import write_dataset, write_file_meta_info
 from pydicom.pixel_data_handlers import util
 from pydicom.uid import UID
 
@@ -222,7 +224,11 @@ def values_file(ds, values, path):
     if ds.file_meta.TransferSyntaxUID == "1.2.840.10008.1.2.1.99":  # deflated: pydicom has inflated it
         out.file_meta.TransferSyntaxUID = UID("1.2.840.10008.1.2.1")
     out.is_little_endian, out.is_implicit_VR = ds.is_little_endian, ds.is_implicit_VR
-    out.save_as(path, write_like_original=True)
+    with DicomFile(path, "wb") as file:  # save_as refuses the transfer syntaxes that pydicom does not know
+        file.is_little_endian, file.is_implicit_VR = ds.is_little_endian, ds.is_implicit_VR
+        file.write(bytes(128) + b"DICM")
+        write_file_meta_info(file, out.file_meta, enforce_standard=False)
+        write_dataset(file, out)
     return [low, high]
 
 
