@@ -45,6 +45,8 @@ Programs: %s.
   a SIGMOID window, which Orthanc does not apply, only the order of the grey levels is compared (rank correlation above %g).
 * Where the router has a rule of its own, the same rule was applied to the reference's pixels: percentiles where there is no usable window,
   black padding, bits above Bits Stored left out. Orthanc shows overlays that lie there, and what lies in padding; these pixels are left out.
+  Pixels are compared as they are stored, before those that are not square are made so. A file with a Display Shutter, or with a
+  collimation and no usable window, is not compared.
 
 `
 

@@ -130,7 +130,7 @@ def luminance(array, ds):
         return colours.astype(np.float64) @ LUMA, 8 * colours.dtype.itemsize
     if array.ndim == 2:
         return array, int(ds.BitsStored)
-    if photometric.startswith("YBR_FULL"):
+    if photometric not in ("RGB", "YBR_RCT", "YBR_ICT"):
         return array[..., 0].astype(np.float64), int(ds.BitsStored)  # Y is the luminance (PS3.3, C.7.6.3.1.2)
     return array.astype(np.float64) @ LUMA, int(ds.BitsStored)  # JPEG 2000's decoders turn YBR_RCT and YBR_ICT to RGB
 
@@ -265,6 +265,8 @@ def look(path, out, n):
     except Exception as error:
         result["no_values"] = f"{type(error).__name__}: {error}"
     shown, result["window"], result["ramp"], result["gain"] = displayed(values, pad, ds)
+    if "ShutterShape" in ds or ("CollimatorShape" in ds and result["ramp"]):
+        raise Unreadable("Display Shutter and collimation are not applied here")
     if shown is None:
         shown = np.zeros(values.shape)
     elif inverted(ds):
