@@ -31,14 +31,14 @@ files of DICOM libraries and viewers, and held against programs that others wrot
 
 const method = `## How it was compared
 
-Files: %d, of %d test corpora. They are no part of this repository. %d of them are pictures to the router, %d it refuses.
+Files: %d, of %d test corpora. They are no part of this repository. %d of them are pictures to the router (%d blank), %d it refuses.
 Programs: %s.
 
 * **pydicom**: the stored values through Modality LUT or rescale, and the displayed picture (window, VOI LUT, polarity) of every file that
   both read. Lossless encodings must agree in every stored value (values of more than 24 bits: in their 24 highest), and to 1/100 of a grey
   level of 255 as displayed. JPEG of the discrete cosine transform and lossy JPEG 2000 are not defined to the last bit: one stored level.
-  The reference's pixels come from pydicom itself (uncompressed, RLE), Pillow (8-bit JPEG by libjpeg-turbo; JPEG 2000 by OpenJPEG, as all
-  free decoders of it), OpenJPH (HTJ2K) and GDCM (the rest). Where the router used ` + "`gdcmconv`" + ` as well, Orthanc's DCMTK is the independent word.
+  The reference's pixels come from pydicom itself (uncompressed, RLE), Pillow (8-bit JPEG by libjpeg-turbo; JPEG 2000 by OpenJPEG, as in
+  the router's decoders), OpenJPH (HTJ2K) and GDCM (the rest). Where the router used ` + "`gdcmconv`" + ` as well, Orthanc's DCMTK is the independent word.
 * **Orthanc** (` + "`/instances/{id}/rendered`" + `, without the GDCM plugin): the displayed picture at its full size, in 256 grey levels. The
   mean difference may be one grey level, and what one stored level is worth. Where the file has no usable window Orthanc would show the full
   range, so it is asked for the router's; colour, on which Orthanc puts no window, is compared before it. Behind a VOI LUT, a Modality LUT or
@@ -55,16 +55,19 @@ func (b *bench) document(tools string) string {
 	var d strings.Builder
 	d.WriteString(introduction)
 	b.writeTable(&d)
-	pictures, corpora := 0, map[string]bool{}
+	pictures, blank, corpora := 0, 0, map[string]bool{}
 	for _, r := range b.results {
 		corpus, _, _ := strings.Cut(r.name, "/")
 		corpora[corpus] = true
 		if r.ours.Kind == "" {
 			pictures++
 		}
+		if r.ours.Blank {
+			blank++
+		}
 	}
 	b.writeRefusals(&d)
-	fmt.Fprintf(&d, method, len(b.results), len(corpora), pictures, len(b.results)-pictures, tools, leastRank)
+	fmt.Fprintf(&d, method, len(b.results), len(corpora), pictures, blank, len(b.results)-pictures, tools, leastRank)
 	b.writeDifferences(&d)
 	return d.String()
 }
@@ -80,7 +83,8 @@ func (b *bench) writeTable(d *strings.Builder) {
 }
 
 func (b *bench) writeRefusals(d *strings.Builder) {
-	d.WriteString("## Why files were refused\n\nOf all files, those of the table and those whose header is broken or promises no pixels.\n\n| outcome | reason | files |\n|---|---|---|\n")
+	d.WriteString("## Why files were refused\n\nOf all files, those of the table and those whose header is broken or promises no pixels. `undecodable` is the state in which an X-ray ends, " +
+		"that of all others is `unreadable`.\n\n| kind | reason | files |\n|---|---|---|\n")
 	type refusal struct{ kind, text string }
 	counts := map[refusal]int{}
 	for _, r := range b.results {

@@ -12,8 +12,8 @@ type reason string
 
 const (
 	nonsenseHeader reason = "The header contradicts itself (no rows, more bits than there is room for, a length beyond the end of the file). pydicom makes an array of it all the same, an empty one or one of zeros; the router names the tag."
-	brokenStream   reason = "The compressed stream is broken on purpose. GDCM's Python binding hides the error and returns zeros or what it had; `gdcmconv`, OpenJPEG and DCMTK refuse it, and so does the router."
-	brokenCharset  reason = "Orthanc loses the window and the rescale behind a broken Specific Character Set and shows the full range. pydicom, and the same picture in ten other encodings, agree with the router."
+	brokenStream   reason = "The compressed stream is broken on purpose. GDCM's Python binding hides the error and returns what was in memory; `gdcmconv` refuses it, and so does the router."
+	unknownVR      reason = "Window and rescale have the VR UN, which Orthanc does not read: it shows the full range. pydicom agrees with the router, and so does Orthanc once the VRs are put right."
 )
 
 var knownDifferences = []known{
@@ -25,7 +25,7 @@ var knownDifferences = []known{
 	{"fuzz-pwnlab/0ffa2d05ba94.dcm", "pydicom", nonsenseHeader},
 	{"fuzz-pwnlab/7d699716719e.dcm", "pydicom", nonsenseHeader},
 	{"fuzz-pwnlab/9e2f08154775.dcm", "pydicom", nonsenseHeader},
-	{"cornerstone-wado/9428a7a92aad.dcm", "Orthanc", brokenCharset},
+	{"cornerstone-wado/9428a7a92aad.dcm", "Orthanc", unknownVR},
 }
 
 // unexplained returns what differs without being known, and what is known and does not differ, one line each.
