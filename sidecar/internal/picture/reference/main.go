@@ -19,6 +19,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"time"
 
 	"imagingrouter/sidecar/internal/picture"
 )
@@ -34,6 +35,9 @@ type line struct {
 	Steps  []picture.Step `json:"steps,omitempty"`
 }
 
+// patience is what a decoder may take: a busy machine must not look like a picture that cannot be decoded.
+const patience = 5 * time.Minute
+
 func main() {
 	if err := run(context.Background(), os.Args[1:]); err != nil {
 		fmt.Fprintln(os.Stderr, "reference:", err)
@@ -45,7 +49,7 @@ func run(ctx context.Context, arguments []string) error {
 	if len(arguments) != 1 {
 		return errors.New("usage: reference OUT < list of files, or reference --decoders")
 	}
-	reader := picture.NewReader(picture.Options{})
+	reader := picture.NewReader(picture.Options{ChildTimeout: patience})
 	if arguments[0] == "--decoders" {
 		for _, d := range reader.Decoders(ctx) {
 			if d.Err != nil {
