@@ -269,14 +269,14 @@ func TestPGX(t *testing.T) {
 		f      fixture
 		planes []string
 	}{
-		"12 bits":                          {grey, []string{"PG ML + 12 2 2\n\x00\x00\x05\x55\x0A\xAA\x0F\xFF"}},
-		"little endian":                    {grey, []string{"PG LM + 12 2 2\n\x00\x00\x55\x05\xAA\x0A\xFF\x0F"}},
-		"another size than the header's":   {grey.with(fixture{tag.Rows: us(1)}), []string{"PG ML + 12 2 2\n\x00\x00\x05\x55\x0A\xAA\x0F\xFF"}},
-		"signed":                           {signed, []string{"PG ML - 12 2 2\n\xF8\x00\xFD\x55\x02\xAA\x07\xFF"}},
-		"signed by the stream alone":       {grey.with(fixture{tag.WindowCenter: str("DS", "0")}), []string{"PG ML -12 2 2\n\xF8\x00\xFD\x55\x02\xAA\x07\xFF"}},
-		"signed by the header alone":       {signed, []string{"PG ML + 12 2 2\n\x08\x00\x0D\x55\x02\xAA\x07\xFF"}},
-		"fewer bits than the header":       {grey.with(fixture{tag.WindowCenter: str("DS", "128"), tag.WindowWidth: str("DS", "256")}), []string{eight}},
-		"RGB":                              {grey.with(colour), []string{eight, eight, eight}},
+		"12 bits":                        {grey, []string{"PG ML + 12 2 2\n\x00\x00\x05\x55\x0A\xAA\x0F\xFF"}},
+		"little endian":                  {grey, []string{"PG LM + 12 2 2\n\x00\x00\x55\x05\xAA\x0A\xFF\x0F"}},
+		"another size than the header's": {grey.with(fixture{tag.Rows: us(1)}), []string{"PG ML + 12 2 2\n\x00\x00\x05\x55\x0A\xAA\x0F\xFF"}},
+		"signed":                         {signed, []string{"PG ML - 12 2 2\n\xF8\x00\xFD\x55\x02\xAA\x07\xFF"}},
+		"signed by the stream alone":     {grey.with(fixture{tag.WindowCenter: str("DS", "0")}), []string{"PG ML -12 2 2\n\xF8\x00\xFD\x55\x02\xAA\x07\xFF"}},
+		"signed by the header alone":     {signed, []string{"PG ML + 12 2 2\n\x08\x00\x0D\x55\x02\xAA\x07\xFF"}},
+		"fewer bits than the header":     {grey.with(fixture{tag.WindowCenter: str("DS", "128"), tag.WindowWidth: str("DS", "256")}), []string{eight}},
+		"RGB":                            {grey.with(colour), []string{eight, eight, eight}},
 		"RGB by way of a transform": {grey.with(rct).with(windowed("74.8425", "149.685", "LINEAR_EXACT")),
 			[]string{"PG ML + 8 2 2\n\x00\x00\x00\x00", eight, "PG ML + 8 2 2\n\x00\x00\x00\x00"}}, // green alone
 		"luminance and colour differences": {grey.with(full), []string{eight, "PG ML + 8 1 1\n\x09", "PG ML + 8 1 1\n\x09"}},

@@ -45,7 +45,7 @@ func (d *dataset) memory(f pixelFormat) int64 {
 	several := len(pixels.fragments) > 1
 	if !several && len(pixels.fragments) > 0 {
 		if columns, rows, ok := claimedSize(pixels.fragments[0]); ok { // it may claim more than the header
-			n = max(n, int64(columns)*int64(rows))
+			n = max(n, columns*rows)
 		}
 	}
 	decoded := f.decoded(n)
