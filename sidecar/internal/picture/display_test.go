@@ -188,3 +188,17 @@ func TestAge(t *testing.T) {
 		t.Errorf("header %+v", h)
 	}
 }
+
+// A picture of one pixel, with a character set that does not exist and bytes that no code has: all that can be said of it is said.
+func TestOnePixelAndBrokenText(t *testing.T) {
+	p := read(t, grey16(1, 7).with(fixture{tag.SpecificCharacterSet: bin("CS", 0xFF, 0xFE), tag.Modality: bin("CS", 'D', 'X', 0x1B, 0x0A),
+		tag.BodyPartExamined: bin("CS", 'A', 0xC3, 0x28, 0xFF), tag.PatientName: bin("PN", 0x80, 0xFE)}).file(uid.ExplicitVRLittleEndian))
+	if !p.Blank || p.Width != 1 || p.Height != 1 || p.Header.Modality != "DX??" || p.Header.BodyPartExamined != "A?(?" {
+		t.Errorf("%+v", p)
+	}
+	for _, v := range p.Tensor(Spec{Size: 8, Normalisation: PerImage}) {
+		if v != 0 {
+			t.Fatalf("the tensor holds %v", v)
+		}
+	}
+}

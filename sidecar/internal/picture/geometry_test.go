@@ -168,6 +168,21 @@ func TestCollimator(t *testing.T) {
 	}
 }
 
+// A value that is also seen somewhere does not count where a shutter covers it, inside the collimation or not.
+func TestCollimatorUnderAShutter(t *testing.T) {
+	values := make([]uint16, 400)
+	for i := range values {
+		values[i] = uint16(1000 + i%100)
+		if i%10 < 5 || i == 99 {
+			values[i] = 3000
+		}
+	}
+	f := grey16(10, values...).with(device(shutter, "RECTANGULAR", "6 10 1 40", "", "")).with(device(collimator, "RECTANGULAR", "1 10 1 40", "", ""))
+	if voi := step(read(t, f.file(uid.ExplicitVRLittleEndian)), "voi"); !strings.Contains(voi, "1005…1099 (no window, inside the collimation)") {
+		t.Error(voi)
+	}
+}
+
 func TestPixelAspect(t *testing.T) {
 	spacing := func(t tag.Tag, s string) fixture { return fixture{t: str("DS", s)} }
 	ratio := fixture{tag.PixelAspectRatio: str("IS", `3\1`)}

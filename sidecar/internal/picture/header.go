@@ -5,6 +5,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/suyashkumar/dicom/pkg/tag"
 )
@@ -16,9 +18,9 @@ func (d *dataset) header() Header {
 		SOPClassUID:               d.text(tag.SOPClassUID),
 		SOPInstanceUID:            d.text(tag.SOPInstanceUID),
 		TransferSyntaxUID:         d.syntax,
-		Modality:                  d.text(tag.Modality),
+		Modality:                  d.code(tag.Modality),
 		PhotometricInterpretation: strings.ToUpper(d.text(tag.PhotometricInterpretation)),
-		BodyPartExamined:          d.text(tag.BodyPartExamined),
+		BodyPartExamined:          d.code(tag.BodyPartExamined),
 		Frames:                    1,
 	}
 	h.AgeYears, h.AgeKnown = Age(d.text(tag.PatientAge), d.text(tag.PatientBirthDate), d.text(tag.StudyDate))
@@ -26,6 +28,17 @@ func (d *dataset) header() Header {
 		h.Frames = max(1, int(frames))
 	}
 	return h
+}
+
+// code returns the text of a code string (VR CS), which is ASCII whatever the file's character set. UTF-8 is let through; bytes that are
+// none, and what a terminal would obey, become "?".
+func (d *dataset) code(t tag.Tag) string {
+	return strings.Map(func(r rune) rune {
+		if r == utf8.RuneError || unicode.IsControl(r) {
+			return '?'
+		}
+		return r
+	}, d.text(t))
 }
 
 // Age returns a patient's age in years from the texts of PatientAge, PatientBirthDate and StudyDate. It prefers PatientAge to the dates.

@@ -2,7 +2,6 @@ package picture
 
 import (
 	"bytes"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -22,8 +21,12 @@ import (
 // spareProcesses is how many processes and threads a decoder may start, all together, where it runs without privileges.
 const spareProcesses = 64
 
-// patience is how long leftovers are chased. Killing takes microseconds; only something that forks for ever outlives a round.
-const patience = 2 * time.Second
+// patience is how long leftovers are chased. Killing takes microseconds; only something that forks for ever outlives a round, and for
+// it the next picture's end is the next chance.
+const (
+	patience   = 5 * time.Second
+	roundPause = 100 * time.Microsecond
+)
 
 var running = struct {
 	sync.Mutex
@@ -48,18 +51,16 @@ func endChild(command *exec.Cmd) (left int) {
 	running.Lock()
 	defer running.Unlock()
 	delete(running.children, command.Process.Pid)
-	for deadline, pause := time.Now().Add(patience), 100*time.Microsecond; ; pause = min(2*pause, 10*time.Millisecond) {
+	// What a killed one has started comes to us in the next round. A round must be shorter than it takes to start a process.
+	for deadline := time.Now().Add(patience); ; time.Sleep(roundPause) {
 		orphans := leftovers()
 		if len(orphans) == 0 || time.Now().After(deadline) {
 			return len(orphans)
 		}
-		for _, pid := range append(orphans, descendants(orphans)...) {
-			_ = syscall.Kill(pid, syscall.SIGKILL)
-		}
 		for _, pid := range orphans {
+			_ = syscall.Kill(pid, syscall.SIGKILL)
 			_, _ = syscall.Wait4(pid, nil, syscall.WNOHANG, nil)
 		}
-		time.Sleep(pause)
 	}
 }
 
@@ -79,42 +80,6 @@ func leftovers() []int {
 		for _, field := range bytes.Fields(content) {
 			pid, err := strconv.Atoi(string(field))
 			if err == nil && !running.children[pid] && unix.Prlimit(pid, unix.RLIMIT_CPU, nil, &theirs) == nil && theirs.Max < own.Max {
-				found = append(found, pid)
-			}
-		}
-	}
-	return found
-}
-
-// descendants returns the processes below others.
-func descendants(of []int) []int {
-	parents := map[int]int{}
-	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
-	for _, path := range stats {
-		content, err := os.ReadFile(path)
-		if err != nil {
-			continue // it has ended
-		}
-		var state string
-		var parent int
-		// The name of the program stands in brackets and may hold brackets and blanks (proc_pid_stat(5)).
-		if _, err := fmt.Sscan(string(content[bytes.LastIndexByte(content, ')')+1:]), &state, &parent); err != nil {
-			continue
-		}
-		if pid, err := strconv.Atoi(filepath.Base(filepath.Dir(path))); err == nil {
-			parents[pid] = parent
-		}
-	}
-	below := map[int]bool{}
-	for _, pid := range of {
-		below[pid] = true
-	}
-	var found []int
-	for grown := true; grown; {
-		grown = false
-		for pid, parent := range parents {
-			if below[parent] && !below[pid] {
-				below[pid], grown = true, true
 				found = append(found, pid)
 			}
 		}

@@ -89,7 +89,7 @@ func (d *dataset) pixelsToRead(frames int, maxPixels int64) (pixelFormat, error)
 		return pixelFormat{}, failure(NotAPicture, "no %s", name(pixelDataTag))
 	}
 	if frames > 1 {
-		return pixelFormat{}, failure(NotAPicture, "multi-frame, %d frames", frames)
+		return pixelFormat{}, failure(NotAPicture, "multi-frame: %s is %d, and only single pictures are read", name(tag.NumberOfFrames), frames)
 	}
 	return d.format(maxPixels)
 }

@@ -133,7 +133,7 @@ func TestReadFailures(t *testing.T) {
 		{"no pixel data", explicit(fixture{tag.PixelData: {}}), NotAPicture, "no PixelData (7FE0,0010)"},
 		{"empty pixel data", explicit(fixture{tag.PixelData: bin("OW")}), NotAPicture, "PixelData (7FE0,0010) is empty"},
 		{"float pixel data", explicit(fixture{tag.PixelData: {}, floatPixelDataTag: bin("OF", 0, 0, 0, 0)}), NotAPicture, "(7FE0,0008)"},
-		{"two frames", explicit(fixture{tag.NumberOfFrames: str("IS", "2")}), NotAPicture, "multi-frame, 2 frames"},
+		{"two frames", explicit(fixture{tag.NumberOfFrames: str("IS", "2")}), NotAPicture, "multi-frame: NumberOfFrames (0028,0008) is 2, and only single pictures are read"},
 		{"zero rows", explicit(fixture{tag.Rows: us(0)}), Malformed, "Rows (0028,0010) is 0"},
 		{"no columns", explicit(fixture{tag.Columns: {}}), Malformed, "Columns (0028,0011) is missing"},
 		{"rows in words", explicit(fixture{tag.Rows: str("LO", "two")}), Malformed, "Rows (0028,0010) has VR LO"},
