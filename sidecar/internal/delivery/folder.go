@@ -48,11 +48,14 @@ func (f Folder) write(ctx context.Context, p Parcel, part Part) error {
 	if !part.Known {
 		class = "unclassified" // a report, a picture that cannot be read: it goes with its study
 	}
-	name := layout.Name(f.Template, layout.Values{
+	name, err := layout.Name(f.Template, layout.Values{
 		Class: class, Study: p.StudyID, Series: part.SeriesID, Instance: part.InstanceID, Delivery: p.ID, Received: p.ReceivedAt,
 	})
+	if err != nil {
+		return fmt.Errorf("name the file of instance %s: %w", part.InstanceID, err)
+	}
 	fetched := false
-	err := p.File(ctx, part.InstanceID, func(content []byte) error {
+	err = p.File(ctx, part.InstanceID, func(content []byte) error {
 		fetched = true
 		return writeWhole(filepath.Join(f.Path, filepath.FromSlash(name)), content)
 	})

@@ -25,6 +25,7 @@ var (
 	placeholder  = regexp.MustCompile(`\{[^{}]*\}`)
 	placeholders = []string{"{class}", "{study}", "{series}", "{instance}", "{delivery}", "{date}"}
 	plain        = regexp.MustCompile(`^[A-Za-z0-9._/-]+$`)
+	word         = regexp.MustCompile(`^[A-Za-z0-9_-]+$`)
 )
 
 // Check says what is wrong with a template: a relative path of letters, digits, dots, "-", "_" and "/" in which placeholders are
@@ -47,11 +48,19 @@ func Check(template string) error {
 	return nil
 }
 
-// Name fills a template that Check has passed; "" is Default. The result is a relative path with "/" between its parts.
-func Name(template string, v Values) string {
+// Name fills a template that Check has passed; "" is Default. The result is a relative path with "/" between its parts, inside the
+// folder whatever the values: one that the template asks for must be letters, digits, - and _ only. Its error names the placeholder.
+func Name(template string, v Values) (string, error) {
 	if template == "" {
 		template = Default
 	}
-	return strings.NewReplacer("{class}", v.Class, "{study}", v.Study, "{series}", v.Series, "{instance}", v.Instance,
-		"{delivery}", v.Delivery, "{date}", v.Received.UTC().Format(time.DateOnly)).Replace(template)
+	values := []string{v.Class, v.Study, v.Series, v.Instance, v.Delivery, v.Received.UTC().Format(time.DateOnly)}
+	pairs := make([]string, 0, 2*len(values))
+	for i, value := range values {
+		if strings.Contains(template, placeholders[i]) && !word.MatchString(value) { // not repeated: it came from elsewhere
+			return "", fmt.Errorf("the value of %s cannot be part of a file's name", placeholders[i])
+		}
+		pairs = append(pairs, placeholders[i], value)
+	}
+	return strings.NewReplacer(pairs...).Replace(template), nil
 }
