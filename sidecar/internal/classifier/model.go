@@ -21,6 +21,12 @@ import (
 	"imagingrouter/sidecar/internal/suggest"
 )
 
+// What a normalisation may do to grey levels of 0…1: beyond these the network would be given numbers that are not finite, or nothing but noise.
+const (
+	leastStd = 1e-6
+	farthest = 1e6
+)
+
 // ModelFile is the name of the description in a model folder.
 const ModelFile = "model.yaml"
 
@@ -122,7 +128,7 @@ func (m Model) problems() []string {
 	}
 	bad(m.Name == "" || strings.ContainsAny(m.Name, "@ \n"), "name must be a word without @ (got %q)", m.Name)
 	bad(m.Version == "" || strings.ContainsAny(m.Version, "@ \n"), "version must be a word without @ (got %q)", m.Version)
-	bad(m.File == "" || m.File != filepath.Base(m.File), "file must be the name of a file in the same folder (got %q)", m.File)
+	bad(m.File == "" || m.File != filepath.Base(m.File) || !filepath.IsLocal(m.File) || m.File == ".", "file must be the name of a file in the same folder (got %q)", m.File)
 	sum, err := hex.DecodeString(m.SHA256)
 	bad(err != nil || len(sum) != sha256.Size, "sha256 must be 64 hexadecimal digits (got %q)", m.SHA256)
 	list = append(list, m.classProblems()...)
@@ -134,10 +140,12 @@ func (m Model) problems() []string {
 	switch in.Normalisation {
 	case "per_image":
 	case "mean_std":
-		bad(!(in.Std > 0), "input.std must be greater than 0 (got %g)", in.Std)
+		bad(!(in.Std >= leastStd && in.Std <= farthest), "input.std must be between %g and %g (got %g)", leastStd, farthest, in.Std)
+		bad(!(math.Abs(float64(in.Mean)) <= farthest), "input.mean must be a number of at most %g (got %g)", farthest, in.Mean)
 	default:
 		bad(true, "input.normalisation must be per_image or mean_std (got %q)", in.Normalisation)
 	}
+	bad(!(math.Abs(float64(in.Pad)) <= farthest), "input.pad must be a number of at most %g (got %g)", farthest, in.Pad)
 	bad(m.Output.Name == "", "output.name is missing")
 	bad(!(m.Temperature > 0) || math.IsInf(m.Temperature, 0), "temperature must be greater than 0 (got %g)", m.Temperature)
 	return list

@@ -24,7 +24,7 @@ func TestReadModelErrors(t *testing.T) {
 		"threshold":         {[]string{"0.75", "75"}, `read model: FILE: thresholds: spine must be between 0 and 1 (got 75)`},
 		"threshold's class": {[]string{"spine: 0.75", "spin: 0.75"}, `read model: FILE: thresholds: unknown class "spin", did you mean "spine"?`},
 		"normalisation":     {[]string{"per_image", "perimage"}, `read model: FILE: input.normalisation must be per_image or mean_std (got "perimage")`},
-		"mean_std without":  {[]string{"per_image, mean: 0, std: 1", "mean_std, mean: 0, std: 0"}, `read model: FILE: input.std must be greater than 0 (got 0)`},
+		"mean_std without":  {[]string{"per_image, mean: 0, std: 1", "mean_std, mean: 0, std: 0"}, `read model: FILE: input.std must be between 1e-06 and 1e+06 (got 0)`},
 		"layout":            {[]string{"NCHW", "NHWC"}, `read model: FILE: input.layout must be NCHW (got "NHWC")`},
 		"a path":            {[]string{"file: model.onnx", "file: ../model.onnx"}, `read model: FILE: file must be the name of a file in the same folder (got "../model.onnx")`},
 		"several":           {[]string{"name: tiny", "name: a@b", "channels: 1", "channels: 3"}, `read model: FILE: name must be a word without @ (got "a@b"); input.channels must be 1 (got 3)`},
