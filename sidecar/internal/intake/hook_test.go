@@ -113,20 +113,3 @@ func TestHookAnswers503WhenTheMarkCannotBeWritten(t *testing.T) {
 		t.Errorf("%d %v %s", w.Code, w.Header(), w.Body)
 	}
 }
-
-func FuzzHookBody(f *testing.F) {
-	f.Add([]byte(`{"instance":"` + one + `"}`))
-	f.Add([]byte(`[{"instance":"` + one + `"},{}]`))
-	f.Add([]byte(`{"instance":`))
-	f.Fuzz(func(t *testing.T, body []byte) {
-		ids, err := parseHook(body)
-		if (err == nil) != (len(ids) > 0) {
-			t.Fatalf("%d ids with error %v", len(ids), err)
-		}
-		for _, id := range ids {
-			if len(id) != 44 {
-				t.Fatalf("accepted %q", id)
-			}
-		}
-	})
-}

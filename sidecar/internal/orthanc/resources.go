@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
 	"time"
 )
 
@@ -87,6 +88,21 @@ type bulkAnswer struct {
 	FileSize      int64
 	FileUUID      string `json:"FileUuid"`
 	IsStable      bool
+}
+
+// check holds every identifier against its form: they become parts of addresses, of files' names and of the log.
+func (b bulkAnswer) check() error {
+	if err := checkID("the answer's resource", b.ID); err != nil {
+		return err
+	}
+	for _, id := range slices.Concat([]string{b.ParentSeries, b.ParentStudy}, b.Instances, b.Series) {
+		if id != "" { // each level has only some of them
+			if err := checkID("a relative of "+b.ID, id); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // tags are main DICOM tags of one level that are texts. A sequence can be a main tag too, and is left out: Request Attributes
@@ -241,6 +257,11 @@ func (c *Client) bulkContent(ctx context.Context, level string, ids []string) ([
 		var some []bulkAnswer
 		if err := a.decode("/tools/bulk-content", &some); err != nil {
 			return nil, err
+		}
+		for _, b := range some {
+			if err := b.check(); err != nil {
+				return nil, fmt.Errorf("orthanc: /tools/bulk-content: %w", err)
+			}
 		}
 		all = append(all, some...)
 		ids = ids[n:]

@@ -2,6 +2,7 @@ package orthanc
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -111,7 +112,7 @@ func (s System) KeepsUserData() bool { return s.AtLeast(1, 12, 9) }
 func ParseTime(s string) (time.Time, error) {
 	t, err := time.ParseInLocation("20060102T150405", s, time.UTC) // accepts a fraction of a second too
 	if err != nil {
-		return time.Time{}, fmt.Errorf("orthanc: %q is not a time", s)
+		return time.Time{}, errors.New("orthanc: not a time such as 20260820T172407") // not repeated: it came from outside
 	}
 	return t, nil
 }
