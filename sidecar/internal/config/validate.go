@@ -51,7 +51,7 @@ func (c *Config) validateOrthanc(r *report) {
 	switch {
 	case err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "":
 		r.fail(key, "must be an address such as http://orthanc:8042")
-	case u.User != nil:
+	case holdsAccount(u):
 		// The address appears in logs, so it must not carry the password; it is not repeated here for the same reason.
 		r.fail(key, "must not hold a user or password: use orthanc.username and orthanc.password_file")
 	case u.RawQuery != "" || u.Fragment != "":
@@ -71,6 +71,9 @@ func (c *Config) validateOrthanc(r *report) {
 		}
 	}
 }
+
+// holdsAccount says whether an address carries a user or a password: also one with a slash in it, which looks like a host and a path.
+func holdsAccount(u *url.URL) bool { return u.User != nil || strings.Contains(u.Path, "@") }
 
 var headerName = regexp.MustCompile("^[A-Za-z0-9!#$%&'*+.^_`|~-]+$")
 
@@ -305,8 +308,12 @@ func (d *Destination) validateKind(r *report, at string) {
 		r.fail(at+".storage_commitment", "is something that only a modality can be asked for")
 	}
 	if d.Webhook != (Webhook{}) {
-		if u, err := url.Parse(d.Webhook.URL); err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" {
-			r.fail(at+".webhook.url", "must begin with http:// or https:// (got %q)", d.Webhook.URL)
+		// The address may hold a key: it is not repeated.
+		switch u, err := url.Parse(d.Webhook.URL); {
+		case err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "":
+			r.fail(at+".webhook.url", "must begin with http:// or https://, and name a host")
+		case holdsAccount(u):
+			r.fail(at+".webhook.url", "must not hold a user or password: use webhook.secret_file, with which requests are signed")
 		}
 	}
 	if d.Folder != (Folder{}) {

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -44,7 +45,7 @@ type Webhook struct {
 func NewWebhook(address, secret, caFile string) (*Webhook, error) {
 	u, err := url.Parse(address)
 	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" {
-		return nil, fmt.Errorf("webhook address %q: must begin with http:// or https://", address)
+		return nil, errors.New("webhook address: must begin with http:// or https://, and name a host")
 	}
 	client := resty.New().SetRedirectPolicy(resty.NoRedirectPolicy()).SetHeader("User-Agent", "imaging-router")
 	if caFile != "" {
