@@ -17,13 +17,14 @@ func FileTags(content []byte, h picture.Header) map[string]string {
 	if h.Modality != "" || h.BodyPartExamined != "" {
 		values["Modality"], values["BodyPartExamined"] = h.Modality, h.BodyPartExamined
 	}
-	set, err := dicom.Parse(bytes.NewReader(content), int64(len(content)), nil, dicom.SkipPixelData())
+	texts := picture.Texts(content)
+	set, err := dicom.Parse(bytes.NewReader(texts), int64(len(texts)), nil)
 	if err != nil {
 		return values
 	}
 	for _, e := range set.Elements {
 		known, err := tag.Find(e.Tag)
-		if err != nil || e.Tag == tag.PixelData {
+		if err != nil || e.Tag.Group == tag.MetadataGroup { // of the file, not of the picture
 			continue
 		}
 		if texts, ok := e.Value.GetValue().([]string); ok {

@@ -68,6 +68,11 @@ type dataset struct {
 // dataset that is implicit where its transfer syntax says explicit, or the other way round. reserve hears the length of an inflated
 // dataset before it is made, and may refuse it.
 func open(file []byte, maxInflated int64, reserve func(n int64) error) (*dataset, error) {
+	return openFor(func(t tag.Tag) bool { return keep[t] }, file, maxInflated, reserve)
+}
+
+// openFor is open for other elements.
+func openFor(wanted func(tag.Tag) bool, file []byte, maxInflated int64, reserve func(n int64) error) (*dataset, error) {
 	s := scanner{file: file, encoding: encoding{binary.LittleEndian, false}}
 	switch {
 	case len(file) >= preambleLength+4 && string(file[preambleLength:preambleLength+4]) == "DICM":
@@ -96,7 +101,7 @@ func open(file []byte, maxInflated int64, reserve func(n int64) error) (*dataset
 		s = scanner{file: inflated}
 	}
 	s.encoding = datasetEncoding(s.file[s.pos:], d.syntax)
-	elements, err := s.scan(func(t tag.Tag) bool { return keep[t] })
+	elements, err := s.scan(wanted)
 	if err != nil {
 		return nil, err
 	}
