@@ -101,9 +101,13 @@ func openFor(wanted func(tag.Tag) bool, file []byte, maxInflated int64, reserve 
 		s = scanner{file: inflated}
 	}
 	s.encoding = datasetEncoding(s.file[s.pos:], d.syntax)
+	whole := s
 	elements, err := s.scan(wanted)
 	if err != nil {
 		return nil, err
+	}
+	if whole.tooDeep() {
+		return nil, failure(Malformed, "sequences nested deeper than %d", maxDepth)
 	}
 	d.elements = elements
 	return d, nil
