@@ -22,7 +22,7 @@ type grey struct {
 func (d *dataset) rescale(r *raster, padding paddingRange, watch *stopwatch) (*grey, error) {
 	if r.codes == nil {
 		if r.format.samples == 3 {
-			watch.step("luminance", "%s", r.format.photometric)
+			watch.step("luminance", "%s", photometricName(r.format.photometric))
 			return &grey{values: r.values}, nil
 		}
 		slope, intercept := d.slope()
@@ -53,6 +53,14 @@ func (d *dataset) rescale(r *raster, padding paddingRange, watch *stopwatch) (*g
 }
 
 // histogram counts how often each code occurs, where hidden does not say that it is not seen.
+// photometricName spells an interpretation of three samples for people. Whatever else stands after YBR_ is not repeated.
+func photometricName(p string) string {
+	if slices.Contains([]string{"RGB", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_422", "YBR_PARTIAL_420", "YBR_ICT", "YBR_RCT"}, p) {
+		return p
+	}
+	return "YBR"
+}
+
 func histogram(codes []uint16, size int, hidden []bool) []int {
 	counts := make([]int, size)
 	if hidden == nil {
