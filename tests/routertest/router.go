@@ -299,6 +299,16 @@ func (r *Router) Signal(signal os.Signal) error {
 	return r.process.Signal(signal)
 }
 
+// PID is the process of the running router, 0 when none runs.
+func (r *Router) PID() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.process == nil {
+		return 0
+	}
+	return r.process.Pid
+}
+
 // Rewrite exchanges the configuration file beside the running router, all of it at once.
 func (r *Router) Rewrite() error {
 	text, err := json.MarshalIndent(r.settings, "", "  ")
