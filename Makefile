@@ -61,6 +61,14 @@ test: prerequisites-test orthanc onnxruntime build ## Run every test: units, bot
 test-unit: ## Run the tests that need no Orthanc and no network
 	@tests/run.sh unit
 
+.PHONY: fuzz
+fuzz: ## Fuzz every target for TIME each, 30s by default (TARGET=name for one); says what was found and where the input lies
+	@tests/fuzz.sh '$(or $(TIME),30s)' $(if $(TARGET),'^$(TARGET)$$')
+
+.PHONY: mutations
+mutations: prerequisites-test orthanc onnxruntime ## Send N damaged DICOM files, 10000 by default, through both Orthancs and the router
+	MUTATIONS='$(or $(N),10000)' go test -timeout 300m -run TestMutations -v ./tests/mutations
+
 .PHONY: compose-test
 compose-test: ## Prove docker-compose.yml on a Docker engine: a clean clone to its end (root installs what is missing; no Docker: skipped)
 	@tests/compose/run.sh
