@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -10,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"imagingrouter/tests/worldtest"
 )
 
 // upload stores files in the archive over REST.
@@ -39,65 +40,10 @@ func (w *world) cstore(files ...*xray) {
 }
 
 // shown is what Orthanc shows of one instance.
-type shown struct {
-	ID, Series, Study         string
-	BodyPart, Result          string // metadata
-	Said                      string // the class, or "review"; empty before there is a result
-	SeriesLabels, StudyLabels []string
-	Metadata                  map[string]string
-}
-
-type bulk struct {
-	ID, ParentSeries, ParentStudy string
-	MainDicomTags, Metadata       map[string]string
-	Labels                        []string
-}
-
-func (w *world) bulk(level string, ids []string) (map[string]bulk, error) {
-	status, answer, err := w.archive.Do(w.Context(), "POST", "/tools/bulk-content", map[string]any{"Resources": ids, "Level": level, "Metadata": true})
-	if err != nil || status != 200 {
-		return nil, fmt.Errorf("bulk-content: HTTP %d: %s: %w", status, answer, err)
-	}
-	var list []bulk
-	if err := json.Unmarshal(answer, &list); err != nil {
-		return nil, err
-	}
-	out := make(map[string]bulk, len(list))
-	for _, b := range list {
-		out[b.ID] = b
-	}
-	return out, nil
-}
+type shown = worldtest.Shown
 
 // look returns all that the archive shows, by SOP Instance UID.
-func (w *world) look() (map[string]shown, error) {
-	var ids []string
-	if err := w.archive.GetJSON(w.Context(), "/instances", &ids); err != nil {
-		return nil, err
-	}
-	instances, err := w.bulk("Instance", ids)
-	if err != nil {
-		return nil, err
-	}
-	series, err := w.bulk("Series", ids)
-	if err != nil {
-		return nil, err
-	}
-	studies, err := w.bulk("Study", ids)
-	if err != nil {
-		return nil, err
-	}
-	out := make(map[string]shown, len(instances))
-	for _, i := range instances {
-		s := shown{ID: i.ID, Series: i.ParentSeries, Study: series[i.ParentSeries].ParentStudy, Metadata: i.Metadata, BodyPart: i.Metadata["BodyPart"], Result: i.Metadata["BodyPartResult"]}
-		if s.Said = s.BodyPart; contains(s.Result, `"review":true`) {
-			s.Said = "review"
-		}
-		s.SeriesLabels, s.StudyLabels = series[s.Series].Labels, studies[s.Study].Labels
-		out[i.MainDicomTags["SOPInstanceUID"]] = s
-	}
-	return out, nil
-}
+func (w *world) look() (map[string]shown, error) { return worldtest.Look(w.Context(), w.archive) }
 
 // see returns what the archive shows of one X-ray.
 func (w *world) see(x *xray) shown {
@@ -125,19 +71,16 @@ func (w *world) labelled(x *xray, labels ...string) {
 }
 
 // label is the label of a class, or of review.
-func label(class string) string { return prefix + strings.ReplaceAll(class, "_", "-") }
+func label(class string) string { return worldtest.Label(class) }
 
 // arrived returns the SOP Instance UIDs at a destination.
 func (d *destination) arrived(w *world) (map[string]bool, error) {
-	var instances []struct{ MainDicomTags map[string]string }
-	if err := d.GetJSON(w.Context(), "/instances?expand", &instances); err != nil {
-		return nil, err
-	}
+	instances, err := worldtest.Arrived(w.Context(), d.Server)
 	out := make(map[string]bool, len(instances))
-	for _, i := range instances {
-		out[i.MainDicomTags["SOPInstanceUID"]] = true
+	for sop := range instances {
+		out[sop] = true
 	}
-	return out, nil
+	return out, err
 }
 
 // wrong says everything that is not as it must be at the end for these files: a valid result, its label on series and study, and arrival
@@ -157,7 +100,7 @@ func (w *world) wrong(files []*xray, most int) error {
 			fault(x, "not in the archive")
 			continue
 		}
-		if err := s.valid(); err != nil {
+		if err := s.Valid(); err != nil {
 			fault(x, "%v", err)
 			continue
 		}
@@ -187,36 +130,6 @@ func (w *world) wrong(files []*xray, most int) error {
 		}
 	}
 	return errors.Join(faults...)
-}
-
-// valid checks an instance's metadata against each other.
-func (s shown) valid() error {
-	if s.BodyPart == "" {
-		return errors.New("no metadata BodyPart")
-	}
-	if len(s.Result) >= 1024 {
-		return fmt.Errorf("BodyPartResult has %d bytes", len(s.Result))
-	}
-	var r struct {
-		Class         string
-		Confidence    float64
-		Review        bool
-		Reasons       []string
-		Probabilities map[string]float64
-		Model, Tag    string
-		At            string
-	}
-	if err := json.Unmarshal([]byte(s.Result), &r); err != nil {
-		return fmt.Errorf("BodyPartResult is no JSON: %q: %w", s.Result, err)
-	}
-	sum := 0.0
-	for _, p := range r.Probabilities {
-		sum += p
-	}
-	if r.Class != s.BodyPart || len(r.Probabilities) != len(classes) || sum < 0.99 || sum > 1.01 || r.Model == "" || r.At == "" || r.Review != (len(r.Reasons) > 0) {
-		return fmt.Errorf("BodyPart %q and BodyPartResult %s do not fit", s.BodyPart, s.Result)
-	}
-	return nil
 }
 
 // allRight waits until nothing is wrong with the files and the router is at rest, and checks once more then. On failure it tells the story of

@@ -93,7 +93,7 @@ func TestCopiesInherit(t *testing.T) {
 		w.idle()
 		for _, c := range copies {
 			s := w.see(c)
-			if err := s.valid(); err != nil || s.BodyPart != "spine" {
+			if err := s.Valid(); err != nil || s.BodyPart != "spine" {
 				t.Errorf("%s: %s, %v", c.name, s.BodyPart, err)
 			}
 			e, text := w.explain(c.id)

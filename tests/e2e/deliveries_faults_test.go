@@ -3,7 +3,6 @@ package e2e
 import (
 	"cmp"
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
 	"net/http"
@@ -398,28 +397,7 @@ func TestClockSetBack(t *testing.T) {
 // ahead moves all times in the database of a stopped router into the future, as if they had been written by a clock that was ahead.
 func (w *world) ahead(by time.Duration) {
 	w.Helper()
-	db, err := sql.Open("sqlite", w.router.Database())
-	w.must(err)
-	defer func() { w.must(db.Close()) }()
-	for table, columns := range map[string][]string{
-		"delivery":  {"received_at", "created_at", "since", "submitted_at", "finished_at", "not_before"},
-		"gathering": {"opened_at", "changed_at", "decided_at"},
-		"instance":  {"received_at", "first_marked", "marked_at", "finished_at"},
-		"setting":   {"changed_at"},
-		"event":     {"at"},
-		"label":     {"changed_at"},
-		"result":    {"classified_at"},
-	} {
-		for _, column := range columns {
-			_, err := db.ExecContext(w.Context(), fmt.Sprintf("UPDATE %s SET %s = %s + ? WHERE %s > 0", table, column, column, column), by.Milliseconds())
-			w.must(err)
-		}
-	}
-	for _, column := range []string{"scheduled_at", "created_at", "attempted_at", "finalized_at"} {
-		_, err := db.ExecContext(w.Context(), fmt.Sprintf("UPDATE river_job SET %s = strftime('%%Y-%%m-%%d %%H:%%M:%%f', %s, ?) WHERE %s IS NOT NULL", column, column, column),
-			fmt.Sprintf("+%.0f seconds", by.Seconds()))
-		w.must(err)
-	}
+	w.must(w.router.ShiftClock(w.Context(), by))
 }
 
 // A destination is dead and its queue grows long; another one stays current. When the dead one is back, it gets everything. IMAGINGROUTER_QUEUE says

@@ -13,6 +13,7 @@ import (
 	"imagingrouter/sidecar/phantom"
 	"imagingrouter/tests/orthanctest"
 	"imagingrouter/tests/routertest"
+	"imagingrouter/tests/worldtest"
 )
 
 // burst is how many X-rays the router is killed over.
@@ -190,7 +191,7 @@ func TestArchiveWiped(t *testing.T) {
 					fresh[i] = of(t, []string{"abdominal", "spine", "others"}[i%3], func(o *phantom.Options) { o.Rows, o.Columns = 200, 200 })
 				}
 				w.upload(fresh...)
-				last, err := w.lastNewInstance()
+				last, err := worldtest.LastNewInstance(w.Context(), w.archive)
 				w.must(err)
 				if past := last > cursor; past == running {
 					t.Fatalf("the new log stands at %d, the cursor was at %d: this is not the case to be tested", last, cursor)
@@ -204,8 +205,8 @@ func TestArchiveWiped(t *testing.T) {
 						return err
 					}
 					for _, x := range fresh {
-						if s := all[x.sop]; s.valid() != nil || !slices.Contains(s.StudyLabels, label(s.Said)) {
-							return fmt.Errorf("%s: %w, labels %v", x.name, s.valid(), s.StudyLabels)
+						if s := all[x.sop]; s.Valid() != nil || !slices.Contains(s.StudyLabels, label(s.Said)) {
+							return fmt.Errorf("%s: %w, labels %v", x.name, s.Valid(), s.StudyLabels)
 						}
 					}
 					return nil

@@ -23,6 +23,7 @@ import (
 	"imagingrouter/sidecar/phantom"
 	"imagingrouter/tests/orthanctest"
 	"imagingrouter/tests/routertest"
+	"imagingrouter/tests/worldtest"
 )
 
 // stableSoon is an archive that calls a study stable a second after its last instance, and that takes new contents for old instances.
@@ -195,7 +196,7 @@ func (w *world) whole(state string, want float64) {
 func (w *world) followed() {
 	w.Helper()
 	w.eventually("the router has heard of everything", func() error {
-		last, err := w.lastNewInstance()
+		last, err := worldtest.LastNewInstance(w.Context(), w.archive)
 		if err != nil {
 			return err
 		}

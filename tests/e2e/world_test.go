@@ -10,13 +10,14 @@ import (
 
 	"imagingrouter/tests/orthanctest"
 	"imagingrouter/tests/routertest"
+	"imagingrouter/tests/worldtest"
 )
 
 // within is how long anything may take that is waited for: no test measures time, so it only bounds a failure.
 const within = 3 * time.Minute
 
 // prefix is of the labels.
-const prefix = "bodypart-"
+const prefix = worldtest.Prefix
 
 // plan says what differs from the usual world: an archive without hook beside a router that forwards to two destinations, follows changes five
 // times a second, sweeps never and takes the network's word whatever its confidence.
@@ -55,7 +56,7 @@ var route = map[string][]string{
 	"adult_chest": {chestAI}, "pediatric_chest": {chestAI}, "spine": {spineAI}, "abdominal": {chestAI, spineAI}, "others": nil, "review": nil,
 }
 
-var classes = []string{"abdominal", "adult_chest", "pediatric_chest", "spine", "others"}
+var classes = worldtest.Classes
 
 // newWorld starts everything but the router.
 func newWorld(t *testing.T, version string, p plan) *world {
@@ -223,7 +224,7 @@ func (w *world) atRest() error {
 	if err != nil {
 		return err
 	}
-	last, err := w.lastNewInstance()
+	last, err := worldtest.LastNewInstance(w.Context(), w.archive)
 	if err != nil {
 		return err
 	}
@@ -231,30 +232,6 @@ func (w *world) atRest() error {
 		return fmt.Errorf("the follower stands at %d, the last new instance is %d", seq, last)
 	}
 	return nil
-}
-
-// lastNewInstance is the Seq of the newest instance in the archive's log of changes.
-func (w *world) lastNewInstance() (int64, error) {
-	last := int64(0)
-	for {
-		var page struct {
-			Changes []struct {
-				ChangeType string
-				Seq        int64
-			}
-			Done bool
-			Last int64
-		}
-		if err := w.archive.GetJSON(w.Context(), fmt.Sprintf("/changes?since=%d&limit=1000&type=NewInstance", last), &page); err != nil {
-			return 0, err
-		}
-		for _, c := range page.Changes {
-			last = max(last, c.Seq)
-		}
-		if page.Done || len(page.Changes) == 0 {
-			return last, nil
-		}
-	}
 }
 
 // changes returns how many rows the archive's log has.

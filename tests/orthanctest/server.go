@@ -209,6 +209,16 @@ func (s *Server) end(signal syscall.Signal) error {
 	return fmt.Errorf("orthanctest: Orthanc %s did not stop within %v and was killed", s.Version, stopWithin)
 }
 
+// Signal sends the running Orthanc a signal that does not end it, such as SIGSTOP and SIGCONT.
+func (s *Server) Signal(signal syscall.Signal) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.process == nil {
+		return errors.New("orthanctest: no Orthanc is running")
+	}
+	return s.process.Signal(signal)
+}
+
 // Restart stops Orthanc, where it runs, and starts it again with the same ports, configuration and storage.
 func (s *Server) Restart(ctx context.Context) error {
 	if err := s.Stop(); err != nil {

@@ -34,6 +34,7 @@ type Post struct {
 	SOPInstanceUID string
 	SHA256         string // of the body
 	Passed         bool   // handed on to the server behind
+	Status         int    // that the server behind answered; 0 while it has not, and when it never did
 	At             time.Time
 }
 
@@ -52,7 +53,7 @@ type Proxy struct {
 	withholds func(method, path string) bool // requests whose answers are withheld; nil: none
 	withheld  int
 	changed   chan struct{} // closed when the behaviour changes: hanging requests end
-	posts     []Post
+	posts     []*Post
 	requests  []Request
 }
 
@@ -191,8 +192,14 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request, behind http.Handle
 	if p.rejected[uid] {
 		behaviour = Fail
 	}
-	p.posts = append(p.posts, Post{SOPInstanceUID: uid, SHA256: hex.EncodeToString(sum[:]), Passed: behaviour == Pass || behaviour == LostReply, At: time.Now()})
+	post := &Post{SOPInstanceUID: uid, SHA256: hex.EncodeToString(sum[:]), Passed: behaviour == Pass || behaviour == LostReply, At: time.Now()}
+	p.posts = append(p.posts, post)
 	p.mu.Unlock()
+	answered := func(status int) {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		post.Status = status
+	}
 	r.Body = io.NopCloser(bytes.NewReader(body))
 	switch behaviour {
 	case Fail:
@@ -204,16 +211,31 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request, behind http.Handle
 		}
 		reset(w)
 	case LostReply:
-		behind.ServeHTTP(discard{http.Header{}}, r)
+		behind.ServeHTTP(noting{discard{http.Header{}}, answered}, r)
 		reset(w)
 	default:
 		select {
 		case <-time.After(delay):
 		case <-changed:
 		}
-		behind.ServeHTTP(w, r)
+		behind.ServeHTTP(noting{w, answered}, r)
 	}
 }
+
+// noting takes note of the status of an answer.
+type noting struct {
+	http.ResponseWriter
+
+	status func(int)
+}
+
+func (n noting) WriteHeader(status int) {
+	n.status(status)
+	n.ResponseWriter.WriteHeader(status)
+}
+
+// Unwrap lets the connection be reset.
+func (n noting) Unwrap() http.ResponseWriter { return n.ResponseWriter }
 
 // discard takes an answer and forgets it.
 type discard struct{ header http.Header }
@@ -224,13 +246,9 @@ func (d discard) WriteHeader(int)             {}
 
 // reset ends the connection without an answer, as a crashed server does.
 func reset(w http.ResponseWriter) {
-	hijacker, can := w.(http.Hijacker)
-	if !can {
-		return
-	}
-	conn, _, err := hijacker.Hijack()
+	conn, _, err := http.NewResponseController(w).Hijack()
 	if err != nil {
-		return // it is gone already
+		return // it is gone already, or a discarded answer
 	}
 	if tcp, is := conn.(*net.TCPConn); is {
 		_ = tcp.SetLinger(0)
@@ -242,7 +260,11 @@ func reset(w http.ResponseWriter) {
 func (p *Proxy) Posts() []Post {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return append([]Post(nil), p.posts...)
+	posts := make([]Post, len(p.posts))
+	for i, post := range p.posts {
+		posts[i] = *post
+	}
+	return posts
 }
 
 // Passed counts the POSTs that were handed on, by SOP Instance UID.

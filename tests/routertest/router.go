@@ -2,6 +2,7 @@ package routertest
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -35,6 +36,8 @@ type Config struct {
 	Version  string   // of the Orthanc whose gdcmconv it uses; "" is the oldest installed
 	Token    string   // of hook and metrics; "" switches it off
 	Settings Settings // laid over a configuration for tests: real model, loopback, a database of its own, JSON log of level debug
+	Dir      string   // "" is a folder that goes with the test
+	Data     string   // folder of the database, for a disk of its own; "" is Dir
 }
 
 // Router is one router with its configuration and database, running or not.
@@ -45,6 +48,7 @@ type Router struct {
 
 	settings Settings
 	binary   string
+	data     string
 
 	mu      sync.Mutex
 	process *os.Process
@@ -61,7 +65,11 @@ func New(t testing.TB, c Config) *Router {
 		t.Fatal(err)
 	}
 	listen := "127.0.0.1:" + strconv.Itoa(port)
-	r := &Router{URL: "http://" + listen, Token: c.Token, Dir: t.TempDir(), binary: Binary(t)}
+	r := &Router{URL: "http://" + listen, Token: c.Token, Dir: c.Dir, data: c.Data, binary: Binary(t)}
+	if r.Dir == "" {
+		r.Dir = t.TempDir()
+	}
+	r.data = cmp.Or(r.data, r.Dir)
 	gdcmconv, err := orthanctest.Tool(c.Version, "gdcmconv")
 	if err != nil {
 		t.Fatal(err)
@@ -144,7 +152,7 @@ func merged(base, top Settings) Settings {
 }
 
 // Database is the path of the router's SQLite file.
-func (r *Router) Database() string { return filepath.Join(r.Dir, "router.db") }
+func (r *Router) Database() string { return filepath.Join(r.data, "router.db") }
 
 func (r *Router) configFile() string { return filepath.Join(r.Dir, "config.yaml") }
 func (r *Router) logFile() string    { return filepath.Join(r.Dir, "router.log") }
