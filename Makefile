@@ -69,6 +69,12 @@ fuzz: ## Fuzz every target for TIME each, 30s by default (TARGET=name for one); 
 mutations: prerequisites-test orthanc onnxruntime ## Send N damaged DICOM files, 10000 by default, through both Orthancs and the router
 	MUTATIONS='$(or $(N),10000)' go test -timeout 300m -run TestMutations -v ./tests/mutations
 
+.PHONY: faults
+faults: prerequisites-demo orthanc onnxruntime ## Drive the product through faults (SEEDS=n: seeds 1 to n; SEED=k; PARALLEL=2; KEEP=1 keeps the folders)
+	@mkdir -p bin
+	@go test -c -race -o bin/faults ./tests/faults
+	@exec bin/faults -test.run '^TestFaults$$' -test.parallel '$(or $(PARALLEL),1)' -seeds '$(or $(SEEDS),3)' -from '$(or $(FROM),1)' -seed '$(or $(SEED),0)' $(if $(KEEP),-keep)
+
 .PHONY: compose-test
 compose-test: ## Prove docker-compose.yml on a Docker engine: a clean clone to its end (root installs what is missing; no Docker: skipped)
 	@tests/compose/run.sh

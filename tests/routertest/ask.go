@@ -116,8 +116,7 @@ series:
 
 // Query reads one number from the router's database, by a read-only handle of its own.
 func (r *Router) Query(ctx context.Context, query string, args ...any) (n int64, err error) {
-	name := url.URL{Scheme: "file", Path: r.Database(), RawQuery: url.Values{"mode": {"ro"}, "_pragma": {"busy_timeout(10000)"}}.Encode()}
-	db, err := sql.Open("sqlite", name.String())
+	db, err := sql.Open("sqlite", r.readOnly())
 	if err != nil {
 		return 0, err
 	}
@@ -126,6 +125,40 @@ func (r *Router) Query(ctx context.Context, query string, args ...any) (n int64,
 		return 0, fmt.Errorf("routertest: %s: %w", query, err)
 	}
 	return n, nil
+}
+
+// Rows reads rows of texts from the router's database, by a read-only handle of its own.
+func (r *Router) Rows(ctx context.Context, query string, args ...any) (all [][]string, err error) {
+	db, err := sql.Open("sqlite", r.readOnly())
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	rows, err := db.QueryContext(ctx, query, args...)
+	if err != nil {
+		return nil, fmt.Errorf("routertest: %s: %w", query, err)
+	}
+	defer func() { err = errors.Join(err, rows.Close()) }()
+	columns, err := rows.Columns()
+	if err != nil {
+		return nil, err
+	}
+	for rows.Next() {
+		row, into := make([]string, len(columns)), make([]any, len(columns))
+		for i := range row {
+			into[i] = &row[i]
+		}
+		if err := rows.Scan(into...); err != nil {
+			return nil, fmt.Errorf("routertest: %s: %w", query, err)
+		}
+		all = append(all, row)
+	}
+	return all, rows.Err()
+}
+
+func (r *Router) readOnly() string {
+	name := url.URL{Scheme: "file", Path: r.Database(), RawQuery: url.Values{"mode": {"ro"}, "_pragma": {"busy_timeout(10000)"}}.Encode()}
+	return name.String()
 }
 
 // Bytes returns all that the router has written: its database with the journal beside it, and its log.
