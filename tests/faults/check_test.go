@@ -41,22 +41,9 @@ func (w *world) settled() (findings, error) {
 	if err := w.complete(); err != nil {
 		return nil, err
 	}
-	var wrong findings
-	err := w.eventually("everything is as it must be", func() error {
-		found, err := w.wrong()
-		if wrong = found; err != nil {
-			return err
-		}
-		if len(found) > 0 {
-			return found
-		}
-		return w.atRest()
-	})
-	if len(wrong) > 0 {
-		return wrong, nil
-	}
-	if err != nil {
-		return nil, err
+	wrong, err := w.patiently()
+	if err != nil || len(wrong) > 0 {
+		return wrong, err
 	}
 	time.Sleep(time.Second)
 	wrong, err = w.wrong()
@@ -65,6 +52,28 @@ func (w *world) settled() (findings, error) {
 	}
 	inside, err := w.inside()
 	return append(append(wrong, w.sends()...), inside...), err
+}
+
+// patiently waits until nothing is wrong and the router is at rest, as long as anything moves.
+func (w *world) patiently() (findings, error) {
+	before, moved := "", time.Now()
+	for {
+		found, resting := w.wrong()
+		if resting == nil {
+			resting = w.atRest()
+		}
+		if len(found) == 0 && resting == nil {
+			return nil, nil
+		}
+		now := fmt.Sprint(found, resting)
+		if now != before {
+			before, moved = now, time.Now()
+		}
+		if time.Since(moved) > within || w.ctx.Err() != nil {
+			return found, resting
+		}
+		time.Sleep(500 * time.Millisecond)
+	}
 }
 
 // complete learns Orthanc's identifiers, and the files as the archive has them, of what came over C-STORE: their heads are the archive's.

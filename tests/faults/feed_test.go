@@ -204,14 +204,21 @@ func (f *feed) fresh(study, series string, n int, dicom bool, epoch int) ([]*ins
 	return out, nil
 }
 
+// enough is how many instances are sent in the feed's own time. More come only when a fault needs something to be on its way.
+const enough = 40
+
 // run sends until ctx ends, in the feed's own time or when it is hurried.
 func (w *world) run(ctx context.Context) error {
 	for {
+		pause := time.Duration(200+w.feed.random.IntN(1300)) * time.Millisecond
+		if len(w.feed.instances) >= enough {
+			pause = time.Hour
+		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-w.feed.hurry:
-		case <-time.After(time.Duration(200+w.feed.random.IntN(1300)) * time.Millisecond):
+		case <-time.After(pause):
 		}
 		w.store.RLock()
 		sent, err := w.feed.next(w.epoch)

@@ -110,7 +110,7 @@ func (d *disk) empty() error { return os.Remove(filepath.Join(d.at, "ballast")) 
 
 const skipped = "skipped: there is no disk of its own"
 
-// fillDisk fills the database's disk under a running router, or before it starts, and makes room again.
+// fillDisk fills the database's disk, under a router that is in the middle of something or before it starts, and makes room again.
 func (w *world) fillDisk(f *fault) error {
 	if w.disk == nil {
 		f.notef(skipped)
@@ -119,24 +119,22 @@ func (w *world) fillDisk(f *fault) error {
 	if err := w.router.Stop(); err != nil { // in order, so that its journal is small and has to grow
 		return err
 	}
-	before, leave, running := len(w.router.Log()), int64(f.random.IntN(200<<10)), f.random.IntN(3) > 0
-	start := func() error { return w.router.Start(w.ctx) }
+	before, leave, running := len(w.router.Log()), int64(f.random.IntN(100<<10)), f.random.IntN(4) > 0
+	points := []point{afterFetch, afterResult, beforeLabel, afterSubmit, afterArrival}
 	if running {
-		if err := start(); err != nil {
+		if err := w.router.Start(w.ctx); err != nil {
 			return err
 		}
+		w.await(f, points[f.random.IntN(len(points))])
 	}
-	if err := w.disk.fill(leave); err != nil {
+	err := w.disk.fill(leave)
+	w.front.letGo()
+	if err != nil {
 		return err
 	}
 	if !running {
-		err := start()
-		f.notef("started on a full disk: %t", err == nil)
-		if err == nil {
-			start = func() error { return nil }
-		}
-	} else {
-		start = func() error { return nil }
+		running = w.router.Start(w.ctx) == nil
+		f.notef("started on a full disk: %t", running)
 	}
 	w.hurry(4)
 	pause := f.span(3000, 15000)
@@ -145,7 +143,10 @@ func (w *world) fillDisk(f *fault) error {
 		return err
 	}
 	f.notef("for %s, with %d KB left; it was noticed: %t", pause, leave>>10, strings.Contains(w.router.Log()[before:], "disk is full"))
-	return start()
+	if running {
+		return nil
+	}
+	return w.router.Start(w.ctx)
 }
 
 // lockDisk has the file system turn read-only under a running router, as it does when the disk has an error, until somebody mends it.

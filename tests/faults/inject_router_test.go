@@ -21,6 +21,16 @@ func (w *world) killRouter(f *fault) error {
 			return err
 		}
 		time.Sleep(f.span(0, 700))
+		if f.random.IntN(3) == 0 { // and once more while it starts
+			started := make(chan error, 1)
+			go func() { started <- w.router.Start(w.ctx) }()
+			time.Sleep(f.span(100, 900))
+			err := w.router.Kill()
+			<-started // with or without an error: it was killed, or was faster, or slower
+			if err := errors.Join(err, w.router.Kill()); err != nil {
+				return err
+			}
+		}
 		if err := w.router.Start(w.ctx); err != nil {
 			return err
 		}
@@ -71,25 +81,25 @@ var (
 	}}
 )
 
+// await has things sent until the router comes to a point, and holds it there until the front lets it go.
+func (w *world) await(f *fault, p point) {
+	t := w.front.lay(p.matches(), p.after)
+	for range 40 {
+		w.hurry(1)
+		select {
+		case <-t.caught:
+			return
+		case <-time.After(500 * time.Millisecond):
+		}
+	}
+	f.notef("the point did not come") // the archive is away as well, perhaps
+}
+
 // killAt kills the router at a point of its work. Things are sent until it comes there.
 func killAt(p point) func(w *world, f *fault) error {
 	return func(w *world, f *fault) error {
-		t := w.front.lay(p.matches(), p.after)
 		defer w.front.letGo()
-		caught := false
-		for range 40 {
-			w.hurry(1)
-			select {
-			case <-t.caught:
-				caught = true
-			case <-time.After(500 * time.Millisecond):
-				continue
-			}
-			break
-		}
-		if !caught {
-			f.notef("killed somewhere: the point did not come") // the archive is away as well, perhaps
-		}
+		w.await(f, p)
 		time.Sleep(f.span(0, 50))
 		if err := w.router.Kill(); err != nil {
 			return err
