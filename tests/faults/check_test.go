@@ -188,7 +188,7 @@ func (w *world) arrivals() (findings, error) {
 		for _, i := range w.feed.instances {
 			id, arrived := there[i.sop]
 			delete(there, i.sop)
-			wanted := i.epoch == w.epoch && slices.Contains(route[i.now().said], name)
+			wanted := i.epoch == w.epoch && w.must(i, name)
 			switch {
 			case wanted && !w.optional(i.now()):
 				if !arrived {
@@ -198,7 +198,7 @@ func (w *world) arrivals() (findings, error) {
 				} else if !same {
 					wrong.addf(i, "%s has another content than the archive", name)
 				}
-			case arrived && !slices.ContainsFunc(i.contents, func(c *content) bool { return slices.Contains(route[c.said], name) || w.raced(i, c, name) }):
+			case arrived && !slices.ContainsFunc(i.contents, func(c *content) bool { return w.may(i, c, name) }):
 				wrong.addf(i, "%s, but at %s", i.now().said, name)
 			}
 		}
@@ -207,6 +207,27 @@ func (w *world) arrivals() (findings, error) {
 		}
 	}
 	return wrong, nil
+}
+
+// must says whether the rules send an instance, as it is now, to a destination: for itself, or with its study.
+func (w *world) must(i *instance, name string) bool {
+	if slices.Contains(route[i.now().said], name) && (!w.whole || i.now().said != "spine") {
+		return true
+	}
+	// A part of the study that was itself taken for old may be no reason to send it.
+	return w.whole && name == spineAI && slices.ContainsFunc(w.expected(), func(o *instance) bool {
+		return o.study == i.study && o.now().said == "spine" && !w.optional(o.now())
+	})
+}
+
+// may says whether a content of an instance may be at a destination.
+func (w *world) may(i *instance, c *content, name string) bool {
+	if slices.Contains(route[c.said], name) || w.raced(i, c, name) {
+		return true
+	}
+	return w.whole && name == spineAI && slices.ContainsFunc(w.feed.instances, func(o *instance) bool {
+		return o.study == i.study && slices.ContainsFunc(o.contents, func(c *content) bool { return c.said == "spine" })
+	})
 }
 
 // same says whether a destination holds the same file as the archive.
@@ -226,7 +247,7 @@ func (w *world) atRest() error {
 	if err != nil {
 		return err
 	}
-	open := m.Sum("queue_jobs") + m.Sum("instances", `state="due"`) + m.Sum("instances", `state="classified"`)
+	open := m.Sum("queue_jobs") + m.Sum("instances", `state="due"`) + m.Sum("instances", `state="classified"`) + m.Sum("wholes", `state="waiting"`) + m.Sum("wholes", `state="held"`)
 	for _, state := range []string{"pending", "submitting", "sent", "held"} {
 		open += m.Sum("deliveries", fmt.Sprintf("state=%q", state))
 	}
@@ -263,7 +284,8 @@ func (w *world) inside() (findings, error) {
 			wrong.addf(byID[row[0]], "ended as %v", row)
 		}
 	}
-	deliveries, err3 := w.router.Rows(w.ctx, "SELECT resource_id, state, destination, reason FROM delivery WHERE state <> 'delivered'")
+	deliveries, err3 := w.router.Rows(w.ctx, `SELECT i.instance_id, d.state, d.destination, d.reason FROM delivery d JOIN delivery_item i ON i.delivery_id = d.id
+		WHERE d.state <> 'delivered'`)
 	for _, row := range deliveries {
 		i := byID[row[0]]
 		overwritten := i != nil && len(i.contents) > 1 && strings.Contains(row[3], "overwritten")

@@ -38,7 +38,7 @@ func (w *world) sends() findings {
 			switch {
 			case c == nil:
 				wrong.addf(i, "%s was sent a content of it that the archive never had (SHA-256 %s)", name, what.sha256)
-			case !slices.Contains(route[c.said], name) && !w.raced(i, c, name):
+			case !w.may(i, c, name):
 				wrong.addf(i, "a content that is %s was sent to %s", c.said, name)
 			case n-1 > w.mayRepeat(i, c, name, shipments):
 				wrong.addf(i, "sent %d times to %s; faults that can explain it: %d", n, name, w.mayRepeat(i, c, name, shipments))
@@ -47,10 +47,9 @@ func (w *world) sends() findings {
 	}
 	for _, b := range w.blind {
 		for _, s := range shipments {
-			for _, id := range s.instances {
-				if i := byID[id]; i != nil && b.reset && s.from.After(b.at) && i.before(b.at) {
-					wrong.addf(i, "sent to %s (job %s) after the router's database began anew, and it is from before", s.peer, s.job)
-				}
+			old := !slices.ContainsFunc(s.instances, func(id string) bool { return byID[id] == nil || !byID[id].before(b.at) }) // something new takes its study along
+			if b.reset && old && s.from.After(b.at) {
+				wrong.addf(byID[s.instances[0]], "sent to %s (job %s) after the router's database began anew, and it is from before", s.peer, s.job)
 			}
 		}
 	}

@@ -71,6 +71,7 @@ type world struct {
 	model        string
 	runtime      string // a link to ONNX Runtime
 	feed         *feed
+	whole        bool // spines go with their whole study
 
 	parts map[part]*sync.Mutex
 
@@ -110,6 +111,7 @@ func newWorld(t testing.TB, ctx context.Context, seed uint64, folder string) *wo
 	for i, k := range deal(seed) {
 		w.faults = append(w.faults, &fault{kind: k, random: rand.New(rand.NewPCG(seed, uint64(1000+i)))})
 	}
+	w.whole = seed%5 == 0
 	w.feed = &feed{random: rand.New(rand.NewPCG(seed, 0xFEED)), drawings: draw(t), hurry: make(chan struct{}, 50)}
 
 	peers := map[string]any{}
@@ -156,7 +158,7 @@ func (w *world) startArchive(version string, peers map[string]any) {
 		w.Fatal(err)
 	}
 	extra := overwriting(version)
-	maps.Copy(extra, map[string]any{"OrthancPeers": peers, "StoreMD5ForAttachments": true, "SaveJobs": true})
+	maps.Copy(extra, map[string]any{"OrthancPeers": peers, "StoreMD5ForAttachments": true, "SaveJobs": true, "StableAge": 1})
 	w.archive = orthanctest.New(w, orthanctest.Config{
 		Version: version, Name: "archive", Dir: w.make("archive"), Extra: extra,
 		Users: map[string]string{"admin": "admin", account: secret},
@@ -189,17 +191,26 @@ func (w *world) prepareRouter(version string, random *rand.Rand) {
 		"model":      model,
 		"jobs":       routertest.Settings{"backoff_max": "4s"},
 		"publish":    routertest.Settings{"sweep_interval": sweep},
-		"forwarding": routertest.Settings{"enabled": true},
+		"forwarding": routertest.Settings{"enabled": true, "quiet": "1s"},
 		"destinations": []any{
 			map[string]any{"name": chestAI, "timeout": "30s", "circuit_breaker": map[string]any{"pause": "3s"}},
 			map[string]any{"name": spineAI, "timeout": "30s", "circuit_breaker": map[string]any{"pause": "3s"}},
 		},
 		"rules": []any{
 			map[string]any{"name": "chests", "when": `class == "adult_chest" || class == "pediatric_chest"`, "to": []string{chestAI}},
-			map[string]any{"name": "spines", "when": `class == "spine"`, "to": []string{spineAI}},
+			w.spines(),
 			map[string]any{"name": "abdomens", "when": `class == "abdominal"`, "to": []string{chestAI, spineAI}},
 		},
 	}})
+}
+
+// spines is the rule for spines: alone, or with all that their study holds.
+func (w *world) spines() map[string]any {
+	rule := map[string]any{"name": "spines", "when": `class == "spine"`, "to": []string{spineAI}}
+	if w.whole {
+		maps.Copy(rule, map[string]any{"level": "study", "on_review": "send"})
+	}
+	return rule
 }
 
 // follows says whether the follower has a place in the archive's changes.
