@@ -22,11 +22,18 @@ func (w *world) again(s *orthanctest.Server) error {
 }
 
 func (w *world) killArchive(f *fault) error {
-	w.hurry(2)
-	time.Sleep(f.span(0, 1000))
+	defer w.front.letGo()
+	points := []point{afterFetch, afterResult, beforeLabel, beforeSubmit, afterSubmit, afterArrival}
+	if n := f.random.IntN(2 * len(points)); n < len(points) {
+		w.await(f, points[n]) // and the router is told nothing of what came of it
+	} else {
+		w.hurry(2)
+		time.Sleep(f.span(0, 1000))
+	}
 	if err := w.archive.Kill(); err != nil {
 		return err
 	}
+	w.front.letGo()
 	time.Sleep(f.span(0, 4000))
 	return w.again(w.archive)
 }

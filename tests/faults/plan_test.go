@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// part is what a fault happens to. Two faults of the same part are never there at the same time.
+// part is what a fault happens to, or needs. Two faults of the same part are never there at the same time. They are taken in this order.
 type part string
 
 const (
@@ -16,6 +16,7 @@ const (
 	theWay     part = "way" // between the two
 	chest      part = chestAI
 	spine      part = spineAI
+	theTrap    part = "trap" // there is one
 )
 
 // kind is one kind of fault.
@@ -34,15 +35,16 @@ type kind struct {
 // kinds are all of them.
 func kinds() []kind {
 	router, archive, way := []part{theRouter}, []part{theArchive}, []part{theWay}
+	routerByTrap, archiveByTrap := []part{theRouter, theTrap}, []part{theArchive, theTrap}
 	return []kind{
 		{name: "router killed", parts: router, do: (*world).killRouter},
-		{name: "router killed after it fetched a file", parts: router, do: killAt(afterFetch)},
-		{name: "router killed after it committed a result", parts: router, do: killAt(afterResult)},
-		{name: "router killed between metadata and label", parts: router, do: killAt(beforeLabel)},
-		{name: "router killed after it recorded a delivery", parts: router, do: killAt(beforeSubmit)},
-		{name: "router killed after it submitted a delivery", parts: router, do: killAt(afterSubmit)},
-		{name: "router killed when a delivery had arrived", parts: router, do: killAt(afterArrival)},
-		{name: "archive killed", parts: archive, repeats: true, do: (*world).killArchive},
+		{name: "router killed after it fetched a file", parts: routerByTrap, do: killAt(afterFetch)},
+		{name: "router killed after it committed a result", parts: routerByTrap, do: killAt(afterResult)},
+		{name: "router killed between metadata and label", parts: routerByTrap, do: killAt(beforeLabel)},
+		{name: "router killed after it recorded a delivery", parts: routerByTrap, do: killAt(beforeSubmit)},
+		{name: "router killed after it submitted a delivery", parts: routerByTrap, do: killAt(afterSubmit)},
+		{name: "router killed when a delivery had arrived", parts: routerByTrap, do: killAt(afterArrival)},
+		{name: "archive killed", parts: archiveByTrap, repeats: true, do: (*world).killArchive},
 		{name: "archive paused", parts: archive, repeats: true, do: (*world).pauseArchive},
 		{name: "chest-ai killed", parts: []part{chest}, repeats: true, do: killDestination(chestAI)},
 		{name: "spine-ai killed", parts: []part{spine}, repeats: true, do: killDestination(spineAI)},
@@ -52,7 +54,7 @@ func kinds() []kind {
 		{name: "archive answers slowly", parts: way, do: moody(slow)},
 		{name: "files are cut off", parts: way, do: moody(cutFile)},
 		{name: "answers are cut off", parts: way, do: moody(cutAnswer)},
-		{name: "disk full", parts: router, disk: true, do: (*world).fillDisk},
+		{name: "disk full", parts: routerByTrap, disk: true, do: (*world).fillDisk},
 		{name: "disk read-only", parts: router, disk: true, do: (*world).lockDisk},
 		{name: "database header overwritten", parts: router, repeats: true, forgets: true, do: (*world).overwriteHeader},
 		{name: "database pages overwritten", parts: router, repeats: true, forgets: true, do: (*world).overwritePages},

@@ -105,7 +105,7 @@ func newWorld(t testing.TB, ctx context.Context, seed uint64, folder string) *wo
 	version := versions[int(seed)%len(versions)]
 	random := rand.New(rand.NewPCG(seed, 0x3081D))
 	w := &world{TB: t, ctx: ctx, seed: seed, folder: folder, destinations: map[string]*destination{}, parts: map[part]*sync.Mutex{}, begun: time.Now()}
-	for _, p := range []part{theRouter, theArchive, theWay, chest, spine} {
+	for _, p := range []part{theRouter, theArchive, theWay, chest, spine, theTrap} {
 		w.parts[p] = &sync.Mutex{}
 	}
 	for i, k := range deal(seed) {
@@ -118,6 +118,7 @@ func newWorld(t testing.TB, ctx context.Context, seed uint64, folder string) *wo
 	for _, name := range []string{chestAI, spineAI} {
 		d := &destination{Server: orthanctest.New(t, orthanctest.Config{Version: version, Name: name, AET: "DEST", Dir: w.make(name), Extra: overwriting(version)})}
 		d.proxy = routertest.NewProxy(t, d.URL)
+		d.proxy.Delay(time.Duration(random.IntN(3)*300) * time.Millisecond) // so that a fault finds something on its way
 		w.destinations[name] = d
 		peers[name] = map[string]any{"Url": d.proxy.URL + "/", "Username": d.Username, "Password": d.Password, "Timeout": 10}
 	}
