@@ -56,6 +56,9 @@ func (f Folder) write(ctx context.Context, p Parcel, part Part) error {
 	}
 	fetched := false
 	err = p.File(ctx, part.InstanceID, func(content []byte) error {
+		if p.TransferSyntax == "" && !orthanc.Matches(content, part.ContentMD5) {
+			return fmt.Errorf("what came (%d bytes) is not the file that was decided about (MD5 %s)", len(content), part.ContentMD5)
+		}
 		fetched = true
 		return writeWhole(filepath.Join(f.Path, filepath.FromSlash(name)), content)
 	})

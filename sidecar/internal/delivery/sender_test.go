@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"context"
 	"crypto/hmac"
+	"crypto/md5" //nolint:gosec // Orthanc's checksum
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"net/http"
@@ -181,13 +183,16 @@ func TestFolderWritesWholeFiles(t *testing.T) {
 	root := t.TempDir()
 	f := Folder{Path: root, Template: "{date}/{class}/{study}/{series}/{instance}.dcm"}
 	for _, content := range []string{"first", "first again, after a crash"} {
-		if err := f.Send(context.Background(), parcel(content)); err != nil {
+		if err := f.Send(context.Background(), summed(parcel(content), content)); err != nil {
 			t.Fatal(err)
 		}
 		got, err := os.ReadFile(filepath.Join(root, "2026-08-20", "adult_chest", "study", "series", "inst.dcm"))
 		if err != nil || string(got) != content {
 			t.Errorf("%q, %v; want %q", got, err, content)
 		}
+	}
+	if err := f.Send(context.Background(), summed(parcel("<html>"), "the file")); err == nil || !strings.Contains(err.Error(), "what came (6 bytes) is not the file") {
+		t.Errorf("a page in place of the file: %v", err)
 	}
 	var names []string
 	if err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
@@ -203,11 +208,20 @@ func TestFolderWritesWholeFiles(t *testing.T) {
 	}
 }
 
+// summed has a parcel's instances hold these contents.
+func summed(p Parcel, contents ...string) Parcel {
+	for i, content := range contents {
+		p.Parts[i].ContentMD5 = fmt.Sprintf("%x", md5.Sum([]byte(content))) //nolint:gosec // Orthanc's checksum
+	}
+	return p
+}
+
 // A set is a file for each instance, under the class of each; what has none is unclassified.
 func TestFolderTakesSets(t *testing.T) {
 	root := t.TempDir()
 	p := study()
 	p.Parts = append(p.Parts, classified("second", bodypart.Spine))
+	p = summed(p, "inst", "broken", "report", "second")
 	if err := (Folder{Path: root, Template: "{study}/{class}/{instance}.dcm"}).Send(context.Background(), p); err != nil {
 		t.Fatal(err)
 	}

@@ -2,6 +2,8 @@ package orthanc
 
 import (
 	"context"
+	"crypto/md5" //nolint:gosec // Orthanc's own checksum, and no secret
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"net/http"
@@ -29,6 +31,12 @@ func (c *Client) AttachmentMD5(ctx context.Context, instance string) (string, er
 		return "uuid:" + info.UUID, nil
 	}
 	return "", fmt.Errorf("orthanc: %s: neither MD5 nor UUID in the answer", path)
+}
+
+// Matches says whether a file is the one that AttachmentMD5 has described. Where there was no MD5 to tell by, it is.
+func Matches(file []byte, sum string) bool {
+	got := md5.Sum(file) //nolint:gosec // Orthanc's own checksum, and no secret
+	return sum == "" || strings.HasPrefix(sum, "uuid:") || hex.EncodeToString(got[:]) == sum
 }
 
 // File returns the DICOM file as it was stored. One that is larger than Options.MaxFile is an ErrTooLarge.

@@ -57,7 +57,7 @@ func (p *Pipeline) classify(ctx context.Context, job *river.Job[jobs.Classify], 
 	if inst.IsCopy() && p.Copies == config.CopiesSkip {
 		return &ended{store.StateSkipped, "a copy made by modify or anonymise (intake.copies: skip)"}
 	}
-	md5, err := p.Orthanc.AttachmentMD5(ctx, inst.ID)
+	sum, err := p.Orthanc.AttachmentMD5(ctx, inst.ID)
 	if err != nil {
 		return p.orMissing(ctx, inst.ID, err)
 	}
@@ -65,7 +65,7 @@ func (p *Pipeline) classify(ctx context.Context, job *river.Job[jobs.Classify], 
 	if err != nil {
 		return err
 	}
-	result, known, err := p.Store.Result(ctx, inst.ID, md5, p.Classifier.Model().ID())
+	result, known, err := p.Store.Result(ctx, inst.ID, sum, p.Classifier.Model().ID())
 	if err != nil {
 		return err
 	}
@@ -74,22 +74,22 @@ func (p *Pipeline) classify(ctx context.Context, job *river.Job[jobs.Classify], 
 		if result, known, err = p.inherited(ctx, inst); err != nil {
 			return err
 		}
-		result.ContentMD5 = md5
+		result.ContentMD5 = sum
 		detail = "the result of instance " + inst.IsCopyOf() + ", from which Orthanc made this copy"
 	}
 	if !known {
-		if result, detail, err = p.look(ctx, job.Attempt, inst); err != nil {
+		if result, detail, err = p.look(ctx, job.Attempt, inst, sum); err != nil {
 			return err
 		}
-		result.ContentMD5 = md5
+		result.ContentMD5 = sum
 		// The checksum and the file are two requests: an overwrite in between would put the new picture under the old content's name.
 		if after, err := p.Orthanc.AttachmentMD5(ctx, inst.ID); err != nil {
 			return p.orMissing(ctx, inst.ID, err)
-		} else if after != md5 {
+		} else if after != sum {
 			return jobs.Later(0)
 		}
 	}
-	content := store.Content{SeriesID: inst.ParentSeries, StudyID: inst.ParentStudy, FileUUID: inst.FileUUID, MD5: md5, Model: result.Model, ReceivedAt: received}
+	content := store.Content{SeriesID: inst.ParentSeries, StudyID: inst.ParentStudy, FileUUID: inst.FileUUID, MD5: sum, Model: result.Model, ReceivedAt: received}
 	err = p.Store.Tx(ctx, func(tx *sql.Tx) error {
 		if err := p.Store.PutResult(ctx, tx, result); err != nil {
 			return err
@@ -199,10 +199,10 @@ func (p *Pipeline) orMissing(ctx context.Context, id string, err error) error {
 	return err
 }
 
-// look fetches the file, makes the picture and asks the network.
-func (p *Pipeline) look(ctx context.Context, attempt int, inst orthanc.Instance) (r bodypart.Result, detail string, err error) {
+// look fetches the file, makes the picture and asks the network. sum is what Orthanc says of the file (orthanc.AttachmentMD5).
+func (p *Pipeline) look(ctx context.Context, attempt int, inst orthanc.Instance, sum string) (r bodypart.Result, detail string, err error) {
 	clock := newStages(p)
-	pic, err := p.read(ctx, attempt, inst, clock)
+	pic, err := p.read(ctx, attempt, inst, sum, clock)
 	if err != nil {
 		return r, "", err
 	}
@@ -227,9 +227,16 @@ func (p *Pipeline) look(ctx context.Context, attempt int, inst orthanc.Instance)
 	return r, clock.String() + "; " + steps(pic), nil
 }
 
-// read fetches the file and decodes it here; what nothing here can decode is left to Orthanc where the site allows it and Orthanc survives it.
-func (p *Pipeline) read(ctx context.Context, attempt int, inst orthanc.Instance, clock *stages) (*picture.Picture, error) {
-	pic, err := p.fetchAndRead(ctx, inst, inst.FileSize, clock, func() ([]byte, error) { return p.Orthanc.File(ctx, inst.ID) })
+// read fetches the file, whose checksum by Orthanc is sum, and decodes it here; what nothing here can decode is left to Orthanc where the site allows it and Orthanc survives it.
+func (p *Pipeline) read(ctx context.Context, attempt int, inst orthanc.Instance, sum string, clock *stages) (*picture.Picture, error) {
+	pic, err := p.fetchAndRead(ctx, inst, inst.FileSize, clock, func() ([]byte, error) {
+		file, err := p.Orthanc.File(ctx, inst.ID)
+		// A broken proxy may say something else with status 200: the picture must not count as unreadable for that.
+		if err == nil && !orthanc.Matches(file, sum) {
+			err = fmt.Errorf("fetch instance %s: what came (%d bytes) is not the file that Orthanc describes (MD5 %s)", inst.ID, len(file), sum)
+		}
+		return file, err
+	})
 	var fault *picture.Error
 	if err == nil || !errors.As(err, &fault) {
 		return pic, err
