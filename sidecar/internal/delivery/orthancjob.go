@@ -12,9 +12,9 @@ import (
 	"imagingrouter/sidecar/internal/orthanc"
 )
 
-// ErrUncertain says that a submission failed in a way that leaves open whether Orthanc has taken it. The next attempt must look for
-// the job before it submits again.
-var ErrUncertain = errors.New("Orthanc may have taken the job") //nolint:staticcheck // a name
+// ErrUncertain says that an attempt ended in a way that leaves open whether Orthanc has the job, or what has become of it: no answer came, or one
+// that says nothing about the job. The next attempt must look for the job before it submits again.
+var ErrUncertain = errors.New("Orthanc may have taken the job, or have done it") //nolint:staticcheck // a name
 
 // ErrJobLost says that Orthanc does not know the job any more: it restarted without saving it, or forgot it (JobsHistorySize).
 var ErrJobLost = errors.New("Orthanc no longer knows the job") //nolint:staticcheck // a name
@@ -89,23 +89,30 @@ func (j *Jobs) Submit(ctx context.Context, p Parcel, by Carrier) (string, error)
 // clockSlack allows Orthanc's clock to be behind the router's when a job is recognised by its time.
 const clockSlack = 5 * time.Second
 
-// Find looks for the job of a delivery that was being submitted when the router stopped, or whose submission got no answer.
-func (j *Jobs) Find(ctx context.Context, p Parcel, by Carrier) (job string, found bool, err error) {
+// Find looks for the job of a delivery that was being submitted when the router stopped, or whose submission got no answer. others says whether a
+// job is known to carry another delivery: where jobs are not marked, one of an older content of the same instance looks the same.
+func (j *Jobs) Find(ctx context.Context, p Parcel, by Carrier, others func(job string) (bool, error)) (job string, found bool, err error) {
 	all, err := j.Orthanc.Jobs(ctx)
 	if err != nil {
-		return "", false, fmt.Errorf("look for the job of delivery %s: %w", p.ID, err)
+		return "", false, fmt.Errorf("look for the job of delivery %s: %w: %w", p.ID, ErrUncertain, err)
 	}
 	recognised, err := by.recognise(ctx, j.Orthanc, p)
 	if err != nil {
-		return "", false, fmt.Errorf("look for the job of delivery %s: %w", p.ID, err)
+		return "", false, fmt.Errorf("look for the job of delivery %s: %w: %w", p.ID, ErrUncertain, err)
 	}
 	for _, candidate := range all {
-		if candidate.State == orthanc.JobFailure || before(candidate, p.SubmittedAt) {
+		if candidate.State == orthanc.JobFailure {
 			continue
 		}
 		id, marked := candidate.UserData[userDataKey]
-		if marked && id == p.ID || !marked && recognised(candidate) {
+		switch {
+		case marked && id == p.ID:
 			return candidate.ID, true, nil
+		case marked || before(candidate, p.SubmittedAt) || !recognised(candidate):
+			continue
+		}
+		if other, err := others(candidate.ID); err != nil || !other {
+			return candidate.ID, err == nil, err
 		}
 	}
 	return "", false, nil
@@ -137,7 +144,7 @@ func onlyResources(list any, p Parcel) bool {
 
 // Follow waits for the end of the parcel's job, at most timeout; then it cancels the job. nil says that the destination has all of it, and where
 // it can confirm that (Confirmer), that it has done so.
-// ErrJobLost and errors for which orthanc.IsUnreachable holds leave the outcome open; any other says that it was not sent.
+// ErrUncertain leaves the outcome open, and so does ErrJobLost; any other error says that it was not sent.
 func (j *Jobs) Follow(ctx context.Context, p Parcel, by Carrier, id string, timeout time.Duration) error {
 	deadline := time.Now().Add(timeout)
 	for pause := 10 * time.Millisecond; ; pause = min(pause*3/2, time.Second) {
@@ -146,7 +153,7 @@ func (j *Jobs) Follow(ctx context.Context, p Parcel, by Carrier, id string, time
 		case orthanc.IsNotFound(err):
 			return fmt.Errorf("job %s: %w", id, ErrJobLost)
 		case err != nil:
-			return fmt.Errorf("follow job %s: %w", id, err)
+			return fmt.Errorf("follow job %s: %w: %w", id, ErrUncertain, err)
 		case job.State == orthanc.JobSuccess:
 			return j.arrived(ctx, p, by, job, deadline)
 		case job.State == orthanc.JobFailure:
@@ -202,7 +209,7 @@ const cancelWithin = 90 * time.Second
 // job may still get through.
 func (j *Jobs) cancel(ctx context.Context, p Parcel, by Carrier, job orthanc.Job, timeout time.Duration) error {
 	if err := j.Orthanc.CancelJob(ctx, job.ID); err != nil {
-		return fmt.Errorf("cancel job %s, which did not end within %s: %w", job.ID, timeout, err)
+		return fmt.Errorf("cancel job %s, which did not end within %s: %w: %w", job.ID, timeout, ErrUncertain, err)
 	}
 	for deadline := time.Now().Add(cancelWithin); ; {
 		after, err := j.Orthanc.Job(ctx, job.ID)
@@ -210,7 +217,7 @@ func (j *Jobs) cancel(ctx context.Context, p Parcel, by Carrier, job orthanc.Job
 		case orthanc.IsNotFound(err):
 			return fmt.Errorf("job %s: %w", job.ID, ErrJobLost)
 		case err != nil:
-			return fmt.Errorf("follow job %s: %w", job.ID, err)
+			return fmt.Errorf("follow job %s: %w: %w", job.ID, ErrUncertain, err)
 		case after.State == orthanc.JobSuccess:
 			return j.arrived(ctx, p, by, after, time.Now().Add(timeout))
 		case after.Ended():

@@ -120,7 +120,7 @@ func TestCarriersDeliverAndFindTheirJobs(t *testing.T) {
 		for i, by := range []Carrier{Peer{"dest"}, Modality{Name: "dest"}, DICOMweb{"dest"}} {
 			t.Run(by.String(), func(t *testing.T) {
 				d, other := s.stored(t, fmt.Sprintf("delivery-%d", i)), s.stored(t, fmt.Sprintf("other-%d", i))
-				if _, found, err := s.jobs.Find(ctx, d, by); found || err != nil {
+				if _, found, err := s.jobs.Find(ctx, d, by, ofNobody); found || err != nil {
 					t.Fatalf("found a job before there was one: %v", err)
 				}
 				job, err := s.jobs.Submit(ctx, d, by)
@@ -133,16 +133,28 @@ func TestCarriersDeliverAndFindTheirJobs(t *testing.T) {
 				if hold(t, s.destination, d) != 1 || hold(t, s.destination, other) != 0 {
 					t.Error("the destination does not hold exactly what was sent")
 				}
-				if found, ok, err := s.jobs.Find(ctx, d, by); !ok || found != job || err != nil {
+				if found, ok, err := s.jobs.Find(ctx, d, by, ofNobody); !ok || found != job || err != nil {
 					t.Errorf("the job was not recognised: %q %t %v, want %q", found, ok, err, job)
 				}
-				if found, ok, err := s.jobs.Find(ctx, other, by); ok || err != nil {
+				if found, ok, err := s.jobs.Find(ctx, other, by, ofNobody); ok || err != nil {
 					t.Errorf("another delivery's job was taken for this one: %q %v", found, err)
 				}
 				later := d
 				later.ID, later.SubmittedAt = "later", time.Now().Add(time.Hour)
-				if found, ok, err := s.jobs.Find(ctx, later, by); ok || err != nil {
+				if found, ok, err := s.jobs.Find(ctx, later, by, ofNobody); ok || err != nil {
 					t.Errorf("the job of an earlier delivery of the same instance was taken for this one: %q %v", found, err)
+				}
+				// A job that carries our mark is ours, whatever the clocks say; another one is not when it is known to be another delivery's.
+				made, err := s.client.Job(ctx, job)
+				if err != nil {
+					t.Fatal(err)
+				}
+				later.ID = d.ID
+				if found, ok, err := s.jobs.Find(ctx, later, by, ofNobody); ok != (made.UserData[userDataKey] == d.ID) || err != nil {
+					t.Errorf("after the clock was set back: %q %v, marked %v", found, err, made.UserData)
+				}
+				if found, ok, err := s.jobs.Find(ctx, d, by, func(string) (bool, error) { return true, nil }); ok != (made.UserData[userDataKey] == d.ID) || err != nil {
+					t.Errorf("known to carry another delivery: %q %v, marked %v", found, err, made.UserData)
 				}
 				if found, err := by.Check(ctx, s.client); err != nil || found == "" {
 					t.Errorf("check: %q, %v", found, err)
@@ -172,7 +184,7 @@ func TestCarriersTakeSets(t *testing.T) {
 				unmarked := d
 				unmarked.Parts = slices.Clone(d.Parts)
 				slices.Reverse(unmarked.Parts)
-				if found, ok, err := s.jobs.Find(ctx, unmarked, by); !ok || found != job || err != nil {
+				if found, ok, err := s.jobs.Find(ctx, unmarked, by, ofNobody); !ok || found != job || err != nil {
 					t.Errorf("the job was not found again: %q %t %v, want %q", found, ok, err, job)
 				}
 				recognised, err := by.recognise(ctx, s.client, unmarked)
@@ -187,7 +199,7 @@ func TestCarriersTakeSets(t *testing.T) {
 				less.ID, less.Parts = "less", d.Parts[:2]
 				more.ID, more.Parts = "more", append(slices.Clone(d.Parts), alone.Parts...)
 				for _, other := range []Parcel{less, more} {
-					if found, ok, err := s.jobs.Find(ctx, other, by); ok || err != nil {
+					if found, ok, err := s.jobs.Find(ctx, other, by, ofNobody); ok || err != nil {
 						t.Errorf("the job was taken for one with %s: %q %v", other.ID, found, err)
 					}
 				}
@@ -272,6 +284,9 @@ func TestStorageCommitmentWithoutAnAnswer(t *testing.T) {
 		t.Errorf("a restarted Orthanc: %v", err)
 	}
 }
+
+// ofNobody: no job is known to carry another delivery.
+func ofNobody(string) (bool, error) { return false, nil }
 
 const someJob = "12345678-1234-1234-1234-123456789abc"
 
@@ -413,7 +428,7 @@ func TestCarriersSayWhatFailed(t *testing.T) {
 				if err == nil || orthanc.IsUnreachable(err) || errors.Is(err, ErrJobLost) || !strings.Contains(err.Error(), "failed: error") {
 					t.Errorf("a destination that is down: %v", err)
 				}
-				if _, found, err := s.jobs.Find(ctx, d, by); found || err != nil {
+				if _, found, err := s.jobs.Find(ctx, d, by, ofNobody); found || err != nil {
 					t.Errorf("a failed job counts as underway: %v", err)
 				}
 			})

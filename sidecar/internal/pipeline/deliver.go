@@ -33,6 +33,9 @@ func (p *Pipeline) Deliver(ctx context.Context, job *river.Job[jobs.Deliver]) (e
 		return p.Store.Tx(ctx, func(tx *sql.Tx) error { return jobs.Complete(ctx, tx, job) })
 	}
 	to := p.Destinations[d.To()] // only configured destinations have a queue that is worked
+	if err := p.resume(ctx, &d, to); err != nil {
+		return p.undelivered(ctx, job, d, unsettled(d, to, err))
+	}
 	if held, err := p.held(ctx, job, d); held || err != nil {
 		return err
 	}
@@ -47,7 +50,7 @@ func (p *Pipeline) Deliver(ctx context.Context, job *river.Job[jobs.Deliver]) (e
 	parcel, why, err := p.pack(ctx, d, to)
 	switch {
 	case err != nil:
-		return p.undelivered(ctx, job, d, err)
+		return p.undelivered(ctx, job, d, unsettled(d, to, err))
 	case len(parcel.Parts) == 0:
 		return p.finishDelivery(ctx, job, d, store.DeliveryGone, why)
 	}
@@ -315,41 +318,6 @@ func (p *Pipeline) mayTranscode(ctx context.Context, parcel delivery.Parcel) err
 	return nil
 }
 
-// sendByOrthanc hands the delivery to Orthanc as a job, unless Orthanc has one for it, and follows the job to its end.
-func (p *Pipeline) sendByOrthanc(ctx context.Context, parcel delivery.Parcel, to delivery.Destination, by delivery.Carrier) error {
-	release, err := p.Jobs.Slot(ctx)
-	if err != nil {
-		return err
-	}
-	defer release()
-	if parcel.State == store.DeliverySubmitting {
-		id, found, err := p.Jobs.Find(ctx, parcel, by)
-		if err != nil {
-			return err
-		}
-		if found {
-			if err := p.Store.Sent(ctx, parcel.ID, id); err != nil {
-				return err
-			}
-			parcel.State, parcel.OrthancJob = store.DeliverySent, id
-		}
-	}
-	if parcel.State != store.DeliverySent {
-		if err := p.Store.Submitting(ctx, parcel.Delivery); err != nil {
-			return err
-		}
-		id, err := p.Jobs.Submit(ctx, parcel, by)
-		if err != nil {
-			return err
-		}
-		if err := p.Store.Sent(ctx, parcel.ID, id); err != nil {
-			return err
-		}
-		parcel.OrthancJob = id
-	}
-	return p.Jobs.Follow(ctx, parcel, by, parcel.OrthancJob, to.Timeout)
-}
-
 // sendOurselves hands over without Orthanc. After a crash in between it is done again: the receiver knows the delivery's id.
 func (p *Pipeline) sendOurselves(ctx context.Context, parcel delivery.Parcel, to delivery.Destination, by delivery.Sender) error {
 	if err := p.Store.Submitting(ctx, parcel.Delivery); err != nil {
@@ -360,8 +328,8 @@ func (p *Pipeline) sendOurselves(ctx context.Context, parcel delivery.Parcel, to
 	return by.Send(ctx, parcel)
 }
 
-// undelivered gives a failed attempt its meaning. Where Orthanc did not answer, the delivery keeps its state, so that the next attempt
-// looks for the job first and sends nothing twice.
+// undelivered gives a failed attempt its meaning. Where it is open what became of Orthanc's job, the delivery keeps its state, so that the next
+// attempt looks for the job first and sends nothing twice.
 func (p *Pipeline) undelivered(ctx context.Context, job *river.Job[jobs.Deliver], d store.Delivery, cause error) error {
 	p.Metrics.Retry(job.Kind)
 	if !sameTrouble(d.LastError, cause.Error()) { // the same trouble is told once

@@ -268,6 +268,13 @@ func (s *Store) Sent(ctx context.Context, id, orthancJob string) error {
 	return wrap(err, "note Orthanc job of delivery %s", id)
 }
 
+// CarriesOther says whether one of Orthanc's jobs is known to carry another delivery.
+func (s *Store) CarriesOther(ctx context.Context, orthancJob, delivery string) (bool, error) {
+	var n int
+	err := s.read.QueryRowContext(ctx, "SELECT count(*) FROM delivery WHERE orthanc_job = ? AND id <> ?", orthancJob, delivery).Scan(&n)
+	return n > 0, wrap(err, "look for the delivery of Orthanc's job %s", orthancJob)
+}
+
 // Unsent notes that the last attempt failed and why: the delivery is pending again.
 func (s *Store) Unsent(ctx context.Context, id, text string) error {
 	_, err := s.write.ExecContext(ctx, "UPDATE delivery SET state = 'pending', orthanc_job = '', last_error = ? WHERE id = ?", text, id)
