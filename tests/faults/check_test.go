@@ -76,25 +76,19 @@ func (w *world) patiently() (findings, error) {
 	}
 }
 
-// complete learns Orthanc's identifiers, and the files as the archive has them, of what came over C-STORE: their heads are the archive's.
+// complete learns the files as the archive has them of what came over C-STORE: their heads are the archive's.
 func (w *world) complete() error {
-	all, err := worldtest.Look(w.ctx, w.archive)
-	if err != nil {
-		return err
-	}
-	for _, i := range w.feed.instances {
-		if i.epoch != w.epoch || !i.dicom {
+	for _, i := range w.expected() {
+		if !i.dicom {
 			continue
 		}
-		i.id = all[i.sop].ID
-		if i.id == "" {
-			continue
-		}
-		_, file, err := w.archive.Do(w.ctx, http.MethodGet, "/instances/"+i.id+"/file", nil)
+		status, file, err := w.archive.Do(w.ctx, http.MethodGet, "/instances/"+i.id+"/file", nil)
 		if err != nil {
 			return err
 		}
-		i.now().sha256 = sum(file)
+		if status == http.StatusOK { // else it is missed elsewhere
+			i.now().sha256 = sum(file)
+		}
 	}
 	return nil
 }
@@ -273,7 +267,7 @@ func (w *world) inside() (findings, error) {
 	for _, i := range w.feed.instances {
 		byID[i.id] = i
 	}
-	wiped := func(id string) bool { i := byID[id]; return i == nil || i.epoch != w.epoch } // before it came to be known by its identifier
+	wiped := func(id string) bool { return byID[id] != nil && byID[id].epoch != w.epoch }
 	jobs, err1 := w.router.Rows(w.ctx, "SELECT kind, state, args FROM river_job WHERE state <> 'completed'")
 	for _, row := range jobs {
 		wrong.addf(nil, "a job is left in the queue: %v", row)

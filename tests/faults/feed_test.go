@@ -3,6 +3,8 @@ package faults
 import (
 	"bytes"
 	"context"
+	"crypto/sha1" //nolint:gosec // Orthanc's choice
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
@@ -148,6 +150,14 @@ func (f *feed) file(i *instance) (*content, error) {
 	return &content{said: d.said, file: file, sha256: sum(file)}, nil
 }
 
+// orthancID is how Orthanc names an instance: a SHA-1 over the four identifiers (OrthancFramework/Sources/DicomFormat/DicomInstanceHasher.cpp).
+func orthancID(file []byte, study, series, sop string) string {
+	at := bytes.Index(file, []byte(patientID+"-"))
+	digest := sha1.Sum([]byte(strings.Join([]string{strings.TrimSpace(string(file[at : at+len(patientID)+9])), study, series, sop}, "|"))) //nolint:gosec // Orthanc's choice
+	text := hex.EncodeToString(digest[:])
+	return strings.Join([]string{text[:8], text[8:16], text[16:24], text[24:32], text[32:]}, "-")
+}
+
 // uid returns an identifier that the seed decides.
 func (f *feed) uid() string {
 	return fmt.Sprintf("2.25.%d%018d", 1+f.random.Uint64N(1<<62), f.random.Uint64N(1e18))
@@ -194,7 +204,7 @@ func (f *feed) fresh(study, series string, n int, dicom bool, epoch int) ([]*ins
 		if err != nil {
 			return nil, err
 		}
-		i.contents = []*content{c}
+		i.contents, i.id = []*content{c}, orthancID(c.file, study, series, i.sop)
 		f.mu.Lock()
 		i.name = fmt.Sprintf("X-ray %d", len(f.instances)+1)
 		f.instances = append(f.instances, i)
@@ -288,13 +298,9 @@ func (w *world) try(sent []*instance) error {
 		return nil
 	}
 	for _, i := range sent {
-		id, err := w.archive.Upload(ctx, i.now().file)
-		if err != nil {
-			return err
+		if id, err := w.archive.Upload(ctx, i.now().file); err != nil || id != i.id {
+			return fmt.Errorf("stored as %s instead of %s: %w", id, i.id, err)
 		}
-		w.feed.mu.Lock()
-		i.id = id
-		w.feed.mu.Unlock()
 	}
 	w.accepted(sent)
 	return nil

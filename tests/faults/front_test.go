@@ -57,6 +57,9 @@ type front struct {
 	share  float64 // of the requests that the mood is for
 	trap   *trap
 	log    []*exchange
+
+	only     func(method, path string) bool // the first such request alone
+	onlyMood mood
 }
 
 // newFront starts a front before the archive, until the test ends.
@@ -142,6 +145,10 @@ func (f *front) begin(r *http.Request, body []byte) (e *exchange, effect mood, t
 	f.log = append(f.log, e)
 	if f.trap != nil && f.trap.matches(r.Method, r.URL.Path) {
 		return e, well, f.trap
+	}
+	if f.only != nil && f.only(r.Method, r.URL.Path) {
+		f.only = nil
+		return e, f.onlyMood, nil
 	}
 	file := strings.HasSuffix(r.URL.Path, "/file")
 	if f.mood == well || f.mood == cutFile && !file || f.mood == cutAnswer && file || f.random.Float64() >= f.share {

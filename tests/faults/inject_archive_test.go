@@ -105,14 +105,14 @@ func killDestination(name string) func(w *world, f *fault) error {
 // moody has the front spoil a share of the router's requests for a while.
 func moody(m mood) func(w *world, f *fault) error {
 	return func(w *world, f *fault) error {
-		share, pause := []float64{0.3, 0.6, 1}[f.random.IntN(3)], f.span(2000, 7000)
+		share, pause := []float64{0.15, 0.3, 0.6, 1}[f.random.IntN(4)], f.span(2000, 8000)
 		if m == cutFile {
 			share = 1 // few requests are for files
 		}
 		f.notef("%.0f %% of the requests for %s", 100*share, pause)
 		w.front.set(m, share)
 		defer w.front.set(well, 0)
-		w.hurry(2)
+		w.hurry(4)
 		time.Sleep(pause)
 		for range 30 {
 			if w.front.spoilt(f.from) > 0 {

@@ -46,6 +46,7 @@ func (w *world) damage(f *fault, overwrite func(file *os.File, size int64) error
 	if err := errors.Join(w.router.Kill(), w.settle()); err != nil {
 		return err
 	}
+	at := time.Now()
 	for sound := true; sound; sound = w.check() == "ok" { // until a page is hit that matters
 		file, err := os.OpenFile(w.router.Database(), os.O_RDWR, 0)
 		if err != nil {
@@ -77,14 +78,14 @@ func (w *world) damage(f *fault, overwrite func(file *os.File, size int64) error
 		}
 		return nil
 	})
-	to := f.from
+	to := at
 	if strings.Count(w.router.Log(), beginning) > before {
 		time.Sleep(2 * time.Second)
 		to = time.Now()
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.blind = append(w.blind, blindness{to: to, lost: true, reset: reset, at: f.from})
+	w.blind = append(w.blind, blindness{to: to, lost: true, reset: reset, at: at})
 	return err
 }
 
