@@ -3,7 +3,7 @@ package faults
 import (
 	"bytes"
 	"context"
-	"crypto/sha1" //nolint:gosec // Orthanc's choice
+	"crypto/sha1"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
@@ -153,7 +153,7 @@ func (f *feed) file(i *instance) (*content, error) {
 // orthancID is how Orthanc names an instance: a SHA-1 over the four identifiers (OrthancFramework/Sources/DicomFormat/DicomInstanceHasher.cpp).
 func orthancID(file []byte, study, series, sop string) string {
 	at := bytes.Index(file, []byte(patientID+"-"))
-	digest := sha1.Sum([]byte(strings.Join([]string{strings.TrimSpace(string(file[at : at+len(patientID)+9])), study, series, sop}, "|"))) //nolint:gosec // Orthanc's choice
+	digest := sha1.Sum([]byte(strings.Join([]string{strings.TrimSpace(string(file[at : at+len(patientID)+9])), study, series, sop}, "|")))
 	text := hex.EncodeToString(digest[:])
 	return strings.Join([]string{text[:8], text[8:16], text[16:24], text[24:32], text[32:]}, "-")
 }

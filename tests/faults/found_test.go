@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"net/http"
-	"os"
 	"strings"
 	"testing"
 	"time"
@@ -22,11 +21,7 @@ func peaceful(t *testing.T, version string) *world {
 	if strings.HasPrefix(version, "1.12") {
 		seed = 2
 	}
-	folder, err := os.MkdirTemp(t.TempDir(), "world-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	w := newWorld(t, t.Context(), seed, folder)
+	w := newWorld(t, t.Context(), seed, t.TempDir())
 	w.faults = nil
 	return w
 }

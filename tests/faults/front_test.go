@@ -65,7 +65,7 @@ type front struct {
 // newFront starts a front before the archive, until the test ends.
 func newFront(t testing.TB, archive string, random *rand.Rand) *front {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // opening a port does not block
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -212,6 +212,7 @@ func (f *front) answer(w http.ResponseWriter, header http.Header, status int, an
 		_ = http.NewResponseController(w).Flush()
 		reset(w)
 		return 0
+	case well, error500: // as it is; and what was not passed on has no answer
 	}
 	for name, values := range header {
 		if name != "Connection" && name != "Keep-Alive" && name != "Transfer-Encoding" {
@@ -256,7 +257,7 @@ func (f *front) nonsense(answer []byte) []byte {
 
 // pass makes the request to the archive and returns the whole answer. The router's hanging up does not end it.
 func (f *front) pass(r *http.Request, body []byte) (header http.Header, status int, answer []byte, err error) {
-	request, err := http.NewRequest(r.Method, f.archive+r.URL.RequestURI(), bytes.NewReader(body)) //nolint:noctx // see above
+	request, err := http.NewRequest(r.Method, f.archive+r.URL.RequestURI(), bytes.NewReader(body)) // not with its context: see above
 	if err != nil {
 		return nil, 0, nil, err
 	}

@@ -68,7 +68,7 @@ const longest = 30 * time.Minute
 
 // try runs one seed and prints a line about it.
 func try(t *testing.T, seed uint64) {
-	folder, err := os.MkdirTemp("", fmt.Sprintf("faults-seed-%d-", seed))
+	folder, err := os.MkdirTemp("", fmt.Sprintf("faults-seed-%d-", seed)) //nolint:usetesting // it may be kept
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -288,5 +288,5 @@ func (w *world) live() error {
 	w.hurry(3)
 	time.Sleep(time.Second)
 	stop()
-	return errors.Join(append(failed, <-fed)...)
+	return errors.Join(errors.Join(failed...), <-fed)
 }
