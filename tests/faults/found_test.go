@@ -3,6 +3,7 @@ package faults
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"strings"
 	"testing"
@@ -144,6 +145,46 @@ func TestOverwrittenWhileTheRouterWasDown(t *testing.T) {
 		there, err := worldtest.Arrived(context.WithoutCancel(w.ctx), w.destinations[spineAI].Server)
 		if err != nil || len(there) != 0 {
 			t.Errorf("%v is at %s (%v)", there, spineAI, err)
+		}
+	})
+}
+
+// What was deleted before it was looked at does not hold up what comes: each 404 is asked again after a pause, and no worker waits for that.
+func TestDeletedBeforeItWasLookedAt(t *testing.T) {
+	orthanctest.Each(t, func(t *testing.T, version string) {
+		const n = 12
+		w := peaceful(t, version)
+		w.front.set(error503, 1) // they are announced, and wait
+		gone := make([]*instance, n)
+		for k := range gone {
+			gone[k] = w.xray(nil, "others")
+		}
+		known := func(query string, want int64) func() error {
+			return func() error {
+				if got, err := w.router.Query(w.ctx, query); err != nil || got < want {
+					return fmt.Errorf("%d of %d (%w)", got, want, err)
+				}
+				return nil
+			}
+		}
+		if err := w.eventually("the hook is heard", known("SELECT count(*) FROM instance", n)); err != nil {
+			t.Fatal(err)
+		}
+		for _, i := range gone {
+			if status, _, err := w.archive.Do(w.ctx, http.MethodDelete, "/instances/"+i.id, nil); err != nil || status != http.StatusOK {
+				t.Fatalf("HTTP %d, %v", status, err)
+			}
+		}
+		w.feed.instances = nil
+		i := w.xray(nil, "spine")
+		w.front.set(well, 0)
+		if err := w.eventually("all of them are gone", known("SELECT count(*) FROM instance WHERE state = 'gone'", n)); err != nil {
+			t.Fatal(err)
+		}
+		before, err := w.router.Query(w.ctx, `SELECT count(*) FROM event WHERE outcome = 'gone' AND id <
+			(SELECT min(id) FROM event WHERE instance_id = ? AND stage = 'classify' AND outcome LIKE 'spine%')`, i.id)
+		if err != nil || before > n/2 {
+			t.Errorf("%d of %d were waited for before the new one was looked at (%v)", before, n, err)
 		}
 	})
 }

@@ -60,6 +60,7 @@ type Pipeline struct {
 	DecodeTries  int           // attempts when the machine, not the file, failed to decode
 	ReconnectGap time.Duration // first pause of a job while Orthanc cannot be reached; it grows with the outage
 
+	missed sync.Map     // when an instance was first not found in Orthanc, by its identifier; until it is found, or known to be gone
 	outage atomic.Int64 // since when Orthanc cannot be reached, Unix milliseconds; 0 while it can
 
 	gates       map[string]gateState // what RunGates saw last; TakeUp and RunGates alone touch it
@@ -89,6 +90,7 @@ func (p *Pipeline) guard(ctx context.Context, row *rivertype.JobRow, id string, 
 	err = work()
 	if err == nil {
 		p.outage.Store(0)
+		p.missed.Delete(id)
 	}
 	var e *ended
 	var snooze *rivertype.JobSnoozeError
@@ -160,26 +162,32 @@ func jitter(d time.Duration) time.Duration {
 }
 
 // missing answers a 404: deleted, when Orthanc itself is well and says so again after a pause. One 404 proves nothing: a restarting proxy
-// can say so too.
+// can say so too. The pause is the job's and not the worker's: of an archive that was emptied, everything that waits would hold up what comes.
 func (p *Pipeline) missing(ctx context.Context, id string) error {
 	if _, err := p.Orthanc.System(ctx); err != nil {
 		return err
 	}
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-time.After(p.GonePause):
-	}
 	_, err := p.Orthanc.Instance(ctx, id)
 	switch {
 	case err == nil:
+		p.missed.Delete(id)
 		return jobs.Later(0)
 	case !orthanc.IsNotFound(err):
 		return err
 	}
+	now := time.Now()
+	since, _ := p.missed.LoadOrStore(id, now)
+	first, _ := since.(time.Time)                    // nothing else is stored
+	if ago := now.Sub(first); ago > 20*p.GonePause { // of another time: this is a first one
+		p.missed.Store(id, now)
+		return jobs.Later(p.GonePause)
+	} else if ago < p.GonePause {
+		return jobs.Later(p.GonePause)
+	}
 	if _, err := p.Orthanc.System(ctx); err != nil {
 		return err
 	}
+	p.missed.Delete(id)
 	return &ended{store.StateGone, "deleted in Orthanc"}
 }
 
