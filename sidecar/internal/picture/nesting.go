@@ -26,7 +26,7 @@ func (s scanner) tooDeep() bool {
 				leave()
 			}
 		case t == pixelDataTag && length == undefinedLength:
-			if _, err := s.readFragments(); err != nil {
+			if s.skipItems(t, 0) != nil {
 				return false
 			}
 		case vr == "SQ" || length == undefinedLength || vr == "" && s.beginsItem():
