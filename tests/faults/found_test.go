@@ -22,9 +22,7 @@ func peaceful(t *testing.T, version string) *world {
 	if strings.HasPrefix(version, "1.12") {
 		seed = 2
 	}
-	w := newWorld(t, t.Context(), seed, t.TempDir())
-	w.faults = nil
-	return w
+	return newWorld(t, t.Context(), seed, t.TempDir(), nil)
 }
 
 // xray sends an X-ray that the network takes for the class, or a new content of an earlier one.
@@ -87,6 +85,7 @@ func (f *front) once(m mood, which func(method, path string) bool) {
 
 // A page of HTML in place of a file, with status 200, is no picture that cannot be read: it is fetched again.
 func TestNonsenseInPlaceOfAFile(t *testing.T) {
+	t.Parallel()
 	orthanctest.Each(t, func(t *testing.T, version string) {
 		w := peaceful(t, version)
 		for range 4 {
@@ -112,6 +111,7 @@ func (f *front) done() error {
 
 // An answer about a job that says nothing about it (an error of the archive's, nonsense) does not have it done again.
 func TestNoWordAboutAJob(t *testing.T) {
+	t.Parallel()
 	orthanctest.Each(t, func(t *testing.T, version string) {
 		w := peaceful(t, version)
 		for _, m := range []mood{error500, garbage, cutAnswer} {
@@ -128,6 +128,7 @@ func TestNoWordAboutAJob(t *testing.T) {
 // The router dies when a delivery is recorded and not submitted, and meanwhile the instance is overwritten by another class: the new content is not
 // sent where the old one belonged.
 func TestOverwrittenWhileTheRouterWasDown(t *testing.T) {
+	t.Parallel()
 	orthanctest.Each(t, func(t *testing.T, version string) {
 		w := peaceful(t, version)
 		caught := w.front.lay(beforeSubmit.matches(), nil)
@@ -151,6 +152,7 @@ func TestOverwrittenWhileTheRouterWasDown(t *testing.T) {
 
 // What was deleted before it was looked at does not hold up what comes: each 404 is asked again after a pause, and no worker waits for that.
 func TestDeletedBeforeItWasLookedAt(t *testing.T) {
+	t.Parallel()
 	orthanctest.Each(t, func(t *testing.T, version string) {
 		const n = 12
 		w := peaceful(t, version)

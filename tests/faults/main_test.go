@@ -81,8 +81,16 @@ func try(t *testing.T, seed uint64) {
 	})
 	ctx, cancel := context.WithTimeout(t.Context(), longest)
 	defer cancel()
-	began := time.Now()
-	w := newWorld(t, ctx, seed, folder)
+	began, counted := time.Now(), false
+	defer func() {
+		if !counted { // it could not even begin
+			summary.Lock()
+			defer summary.Unlock()
+			summary.failed++
+			fmt.Printf("seed %-3d  FAILED to begin\n", seed)
+		}
+	}()
+	w := newWorld(t, ctx, seed, folder, deal(seed))
 	err = w.live()
 	var found findings
 	if err == nil {
@@ -93,6 +101,7 @@ func try(t *testing.T, seed uint64) {
 	summary.Lock()
 	defer summary.Unlock()
 	verdict := "ok    "
+	counted = true
 	if good {
 		summary.passed++
 	} else {

@@ -99,7 +99,7 @@ func (w *world) Context() context.Context { return w.ctx }
 func (w *world) pathOf(name string) string { return filepath.Join(w.folder, name) }
 
 // newWorld starts everything: the router last, and waits until it follows the archive's changes.
-func newWorld(t testing.TB, ctx context.Context, seed uint64, folder string) *world { //nolint:revive // testing.TB comes first here
+func newWorld(t testing.TB, ctx context.Context, seed uint64, folder string, faults []kind) *world { //nolint:revive // testing.TB comes first here
 	t.Helper()
 	versions := orthanctest.Lines()
 	version := versions[int(seed)%len(versions)]
@@ -108,7 +108,7 @@ func newWorld(t testing.TB, ctx context.Context, seed uint64, folder string) *wo
 	for _, p := range []part{theRouter, theArchive, theWay, chest, spine, theTrap} {
 		w.parts[p] = &sync.Mutex{}
 	}
-	for i, k := range deal(seed) {
+	for i, k := range faults {
 		w.faults = append(w.faults, &fault{kind: k, random: rand.New(rand.NewPCG(seed, uint64(1000+i)))})
 	}
 	w.whole = seed%5 == 0
