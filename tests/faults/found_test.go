@@ -154,39 +154,36 @@ func TestOverwrittenWhileTheRouterWasDown(t *testing.T) {
 func TestDeletedBeforeItWasLookedAt(t *testing.T) {
 	t.Parallel()
 	orthanctest.Each(t, func(t *testing.T, version string) {
-		const n = 12
+		const deleted, stay = 12, 4
 		w := peaceful(t, version)
-		w.front.set(error503, 1) // they are announced, and wait
-		gone := make([]*instance, n)
-		for k := range gone {
-			gone[k] = w.xray(nil, "others")
-		}
-		known := func(query string, want int64) func() error {
-			return func() error {
-				if got, err := w.router.Query(w.ctx, query); err != nil || got < want {
-					return fmt.Errorf("%d of %d (%w)", got, want, err)
-				}
-				return nil
+		w.front.set(error503, 1) // all are announced, and wait for the archive
+		for n := range deleted + stay {
+			i := w.xray(nil, "spine")
+			if err := w.router.Hook(w.ctx, i.id); err != nil { // as well: on a busy machine the archive's hook gives up after a second, and is silent then
+				t.Fatal(err)
 			}
-		}
-		if err := w.eventually("the hook is heard", known("SELECT count(*) FROM instance", n)); err != nil {
-			t.Fatal(err)
-		}
-		for _, i := range gone {
+			if n >= deleted {
+				continue
+			}
 			if status, _, err := w.archive.Do(w.ctx, http.MethodDelete, "/instances/"+i.id, nil); err != nil || status != http.StatusOK {
 				t.Fatalf("HTTP %d, %v", status, err)
 			}
 		}
-		w.feed.instances = nil
-		i := w.xray(nil, "spine")
 		w.front.set(well, 0)
-		if err := w.eventually("all of them are gone", known("SELECT count(*) FROM instance WHERE state = 'gone'", n)); err != nil {
+		done := func() error {
+			n, err := w.router.Query(w.ctx, "SELECT count(*) FROM instance WHERE state IN ('gone', 'published')")
+			if err == nil && n < deleted+stay {
+				err = fmt.Errorf("%d of %d", n, deleted+stay)
+			}
+			return err
+		}
+		if err := w.eventually("all have come to their end", done); err != nil {
 			t.Fatal(err)
 		}
 		before, err := w.router.Query(w.ctx, `SELECT count(*) FROM event WHERE outcome = 'gone' AND id <
-			(SELECT min(id) FROM event WHERE instance_id = ? AND stage = 'classify' AND outcome LIKE 'spine%')`, i.id)
-		if err != nil || before > n/2 {
-			t.Errorf("%d of %d were waited for before the new one was looked at (%v)", before, n, err)
+			(SELECT max(id) FROM event WHERE stage = 'classify' AND outcome LIKE 'spine%' AND detail NOT LIKE 'this content already%')`)
+		if err != nil || before > deleted/2 {
+			t.Errorf("%d of %d were waited for before the last of the others was looked at (%v)", before, deleted, err)
 		}
 	})
 }
