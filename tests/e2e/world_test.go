@@ -16,9 +16,6 @@ import (
 // within is how long anything may take that is waited for: no test measures time, so it only bounds a failure.
 const within = 3 * time.Minute
 
-// prefix is of the labels.
-const prefix = worldtest.Prefix
-
 // plan says what differs from the usual world: an archive without hook beside a router that forwards to two destinations, follows changes five
 // times a second, sweeps never and takes the network's word whatever its confidence.
 type plan struct {

@@ -50,7 +50,7 @@ func (w *world) mountDisk(at string) {
 }
 
 func command(name string, arguments ...string) error {
-	if output, err := exec.Command(name, arguments...).CombinedOutput(); err != nil { //nolint:noctx // short
+	if output, err := exec.Command(name, arguments...).CombinedOutput(); err != nil {
 		return fmt.Errorf("%s: %w: %s", name, err, bytes.TrimSpace(output))
 	}
 	return nil
@@ -60,7 +60,7 @@ func (d *disk) mount() error {
 	if err := command("mount", "-o", "loop,errors=remount-ro", d.image, d.at); err != nil {
 		return err
 	}
-	output, err := exec.Command("losetup", "--noheadings", "--output", "NAME", "--associated", d.image).Output() //nolint:noctx // short
+	output, err := exec.Command("losetup", "--noheadings", "--output", "NAME", "--associated", d.image).Output()
 	d.device = filepath.Base(strings.TrimSpace(string(output)))
 	return err
 }
@@ -76,7 +76,7 @@ func (d *disk) mend() error {
 		return err
 	}
 	var found *exec.ExitError
-	if err := exec.Command("e2fsck", "-f", "-y", d.image).Run(); err != nil && (!errors.As(err, &found) || found.ExitCode() > 1) { //nolint:noctx // 1: errors were corrected
+	if err := exec.Command("e2fsck", "-f", "-y", d.image).Run(); err != nil && (!errors.As(err, &found) || found.ExitCode() > 1) { // 1: errors were corrected
 		return fmt.Errorf("e2fsck: %w", err)
 	}
 	return d.mount()
