@@ -89,7 +89,8 @@ beside it as database.path.damaged-<time>. The router must be stopped.
 At the next start the router makes the jobs of all open work anew and reads Orthanc's changes from the beginning: what the file has lost is
 classified and labelled again. What Orthanc received after the last change that the file knows goes where the rules send it; nothing
 older is forwarded. A delivery that was lost with the file is not made up for: compare the time of the damage with
-"imaging-router deliveries list".`,
+"imaging-router deliveries list". Where the table "delivery" or "delivery_item" was read in part, what was sent may be sent again when something new
+comes to its study.`,
 		Example: "  imaging-router database repair",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"regexp"
 	"strings"
 	"time"
 
@@ -63,7 +64,7 @@ func (w *world) damage(f *fault, overwrite func(file *os.File, size int64) error
 	if said, errs, status, err := w.router.Run(w.ctx, "database", "check"); err != nil || status == 0 || !strings.Contains(errs, "damaged") {
 		return fmt.Errorf("database check: exit status %d, %w\n%s%s", status, err, said, errs)
 	}
-	reset, err := w.mendDatabase(f)
+	b, err := w.mendDatabase(f)
 	if err != nil {
 		return err
 	}
@@ -85,29 +86,37 @@ func (w *world) damage(f *fault, overwrite func(file *os.File, size int64) error
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.blind = append(w.blind, blindness{to: to, lost: true, reset: reset, at: at})
+	b.to, b.lost, b.at = to, true, at
+	w.blind = append(w.blind, b)
 	return err
 }
 
-// mendDatabase repairs the database, or begins a new one where the seed or the damage wants it.
-func (w *world) mendDatabase(f *fault) (reset bool, err error) {
+// inPart finds the tables of which "database repair" says that it could not read all.
+var inPart = regexp.MustCompile(`(?m)^(\S+)\s+\d+\s+in part`)
+
+// mendDatabase repairs the database, or begins a new one where the seed or the damage wants it, and says what was forgotten.
+func (w *world) mendDatabase(f *fault) (b blindness, err error) {
 	if f.random.IntN(3) > 0 {
 		said, errs, status, err := w.router.Run(w.ctx, "database", "repair")
 		if err != nil || status == 0 {
 			f.notef("repaired: %s", strings.Join(strings.Fields(said), " "))
-			return false, err
+			for _, table := range inPart.FindAllStringSubmatch(said, -1) {
+				b.deliveries = b.deliveries || table[1] == "delivery"
+				b.items = b.items || table[1] == "delivery_item"
+			}
+			return b, err
 		}
 		if !strings.Contains(errs, "database reset") {
-			return false, fmt.Errorf("database repair: exit status %d\n%s%s", status, said, errs)
+			return b, fmt.Errorf("database repair: exit status %d\n%s%s", status, said, errs)
 		}
 		f.notef("beyond repair: %s", strings.TrimSpace(errs))
 	}
 	said, errs, status, err := w.router.Run(w.ctx, "database", "reset", "--yes")
 	if err != nil || status != 0 {
-		return true, fmt.Errorf("database reset: exit status %d, %w\n%s%s", status, err, said, errs)
+		return b, fmt.Errorf("database reset: exit status %d, %w\n%s%s", status, err, said, errs)
 	}
 	f.notef("begun anew")
-	return true, nil
+	return blindness{reset: true}, nil
 }
 
 // settle brings the journal of a killed router into the file, so that damage to the file is damage to what counts.

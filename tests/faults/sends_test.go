@@ -120,6 +120,11 @@ func (w *world) mayRepeat(i *instance, c *content, name string, shipments []ship
 		if slices.ContainsFunc(c.accepted, func(t time.Time) bool { return b.lost && t.After(b.at) }) {
 			n++
 		}
+		if slices.ContainsFunc(shipments, func(s shipment) bool {
+			return s.of(i, name) && s.from.Before(b.at) && (b.deliveries || b.items && len(s.instances) > 1)
+		}) {
+			n++ // with its study: that it was sent is forgotten
+		}
 	}
 	if w.raced(i, c, name) {
 		n++

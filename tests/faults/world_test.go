@@ -90,7 +90,9 @@ type blindness struct {
 	from, to time.Time
 	lost     bool // the router has lost its memory, all or a part of it: its labels count as a person's
 	reset    bool // all of it: nothing from before may be forwarded
-	at       time.Time
+	// A repair could not read all of the deliveries, or of what they hold: those of one instance tell that themselves.
+	deliveries, items bool
+	at                time.Time
 }
 
 // Context returns what ends with the seed.

@@ -138,6 +138,32 @@ func TestSalvageOfASoundFile(t *testing.T) {
 	}
 }
 
+// The list of what deliveries hold is lost, and the deliveries are not: an instance that was delivered by itself still counts as delivered.
+func TestSalvageWithoutItems(t *testing.T) {
+	ctx, path := t.Context(), filled(t)
+	s := must(Open(ctx, path))(t)
+	must(s.write.ExecContext(ctx, "DELETE FROM delivery_item"))(t)
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := Salvage(ctx, path); err != nil {
+		t.Fatal(err)
+	}
+	s = must(Open(ctx, path))(t)
+	defer func() { _ = s.Close() }()
+	inTx(t, s, func(tx *sql.Tx) error {
+		left, err := s.Uncovered(ctx, tx, "spine-ai", ResendChanged, []Item{{InstanceID: one, ContentMD5: "m", FileUUID: "f"}})
+		if err == nil && len(left) != 0 {
+			t.Errorf("would be sent again: %+v", left)
+		}
+		return err
+	})
+	var state string
+	if err := s.read.QueryRowContext(ctx, "SELECT state FROM delivery").Scan(&state); err != nil || state != "pending" {
+		t.Errorf("the delivery is %s: %v", state, err)
+	}
+}
+
 // Every table of the schema is salvaged; a new one must not be forgotten.
 func TestSalvageKnowsEveryTable(t *testing.T) {
 	s := open(t)

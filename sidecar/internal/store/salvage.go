@@ -174,6 +174,10 @@ func (s *Store) mend(ctx context.Context, tx *sql.Tx) error {
 		{"UPDATE instance SET classify_job = 0, publish_job = 0", nil},
 		{"UPDATE delivery SET job = 0", nil},
 		{"UPDATE gathering SET job = 0", nil},
+		// What a delivery of one instance holds stands in its own row too: without it the instance would count as never sent.
+		{`INSERT OR IGNORE INTO delivery_item (delivery_id, instance_id, destination, content_md5, file_uuid)
+			SELECT id, resource_id, destination, content, '' FROM delivery WHERE level = 'instances' AND id NOT IN (SELECT delivery_id FROM delivery_item)
+			UNION ALL SELECT id, resource_id, via, content, '' FROM delivery WHERE level = 'instances' AND via <> '' AND id NOT IN (SELECT delivery_id FROM delivery_item)`, nil},
 		{`UPDATE delivery SET state = 'failed', reason = 'its instances were lost with the damaged database file', finished_at = ? WHERE finished_at = 0
 			AND id NOT IN (SELECT delivery_id FROM delivery_item)`, []any{s.millis()}},
 		{"UPDATE cursor SET live = max(live, seq), seq = 0", nil},
