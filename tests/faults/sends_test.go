@@ -121,7 +121,7 @@ func (w *world) mayRepeat(i *instance, c *content, name string, shipments []ship
 			n++
 		}
 		if slices.ContainsFunc(shipments, func(s shipment) bool {
-			return s.of(i, name) && s.from.Before(b.at) && (b.deliveries || b.items && len(s.instances) > 1)
+			return s.of(i, name) && s.from.Before(b.at) && (b.reset || b.deliveries || b.items && len(s.instances) > 1)
 		}) {
 			n++ // with its study: that it was sent is forgotten
 		}
