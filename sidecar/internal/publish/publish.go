@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -119,9 +120,9 @@ func (p *Publisher) Resource(ctx context.Context, level orthanc.Level, id string
 	if err != nil {
 		return fmt.Errorf("read labels of %s %s: %w", level, id, err)
 	}
-	_, marked, etag, err := p.Orthanc.Metadata(ctx, level, id, p.Numbers.Marker)
+	marked, etag, err := p.marked(ctx, level, id)
 	if err != nil {
-		return fmt.Errorf("read marker of %s %s: %w", level, id, err)
+		return err
 	}
 	ledger, err := p.Store.Ledger(ctx, string(level), id)
 	if err != nil {
@@ -132,7 +133,7 @@ func (p *Publisher) Resource(ctx context.Context, level orthanc.Level, id string
 		return err
 	}
 	if len(plan.add) > 0 && !marked {
-		if err := p.Orthanc.PutMetadata(ctx, level, id, p.Numbers.Marker, "imaging-router "+time.Now().UTC().Format(time.RFC3339), etag); err != nil {
+		if err := p.Orthanc.PutMetadata(ctx, level, id, p.Numbers.Marker, markerBegins+time.Now().UTC().Format(time.RFC3339), etag); err != nil {
 			return fmt.Errorf("write marker of %s %s: %w", level, id, err)
 		}
 	}
@@ -154,6 +155,19 @@ func (p *Publisher) Resource(ctx context.Context, level orthanc.Level, id string
 			Strs("left_out", plan.respected).Msg("labels changed")
 	}
 	return nil
+}
+
+// markerBegins is how the marker begins, and ends with when it was set.
+const markerBegins = "imaging-router "
+
+// marked says whether a resource carries our marker. A proxy that answers nonsense with status 200 is no marker: without one of ours the labels
+// would count as somebody's decisions, or the marker would never be set.
+func (p *Publisher) marked(ctx context.Context, level orthanc.Level, id string) (marked bool, etag string, err error) {
+	value, found, etag, err := p.Orthanc.Metadata(ctx, level, id, p.Numbers.Marker)
+	if err != nil {
+		return false, "", fmt.Errorf("read marker of %s %s: %w", level, id, err)
+	}
+	return found && strings.HasPrefix(value, markerBegins), etag, nil
 }
 
 // plan is what to do with the labels of one resource. before is written into the ledger ahead of the requests, after when all of
@@ -231,9 +245,9 @@ func (p *Publisher) Verdict(ctx context.Context, study string) (Verdict, error) 
 	if err != nil {
 		return Verdict{}, fmt.Errorf("read labels of study %s: %w", study, err)
 	}
-	_, marked, _, err := p.Orthanc.Metadata(ctx, level, study, p.Numbers.Marker)
+	marked, _, err := p.marked(ctx, level, study)
 	if err != nil {
-		return Verdict{}, fmt.Errorf("read marker of study %s: %w", study, err)
+		return Verdict{}, err
 	}
 	return verdict(p.Prefix, current, ledger, marked), nil
 }
