@@ -70,16 +70,30 @@ func (d *disk) fail() error {
 	return os.WriteFile("/sys/fs/ext4/"+d.device+"/trigger_fs_error", []byte("injected"), 0o200)
 }
 
-// mend does what an operator does then. Nobody may have a file open.
+// mend does what an operator does then, and looks whether it has helped: the kernel lets go of a loop device when it likes, and one that is mounted
+// again before that still knows the error. Nobody may have a file open.
 func (d *disk) mend() error {
-	if err := unix.Unmount(d.at, 0); err != nil {
-		return err
+	for try := 1; ; try++ {
+		if err := unix.Unmount(d.at, 0); err != nil {
+			return err
+		}
+		var found *exec.ExitError
+		if err := exec.Command("e2fsck", "-f", "-y", d.image).Run(); err != nil && (!errors.As(err, &found) || found.ExitCode() > 1) { // 1: errors were corrected
+			return fmt.Errorf("e2fsck: %w", err)
+		}
+		if err := d.mount(); err != nil {
+			return err
+		}
+		probe := filepath.Join(d.at, "probe")
+		err := os.WriteFile(probe, nil, 0o600)
+		if err == nil {
+			return os.Remove(probe)
+		}
+		if try == 10 {
+			return fmt.Errorf("the mended disk takes no write: %w", err)
+		}
+		time.Sleep(time.Duration(try) * 100 * time.Millisecond)
 	}
-	var found *exec.ExitError
-	if err := exec.Command("e2fsck", "-f", "-y", d.image).Run(); err != nil && (!errors.As(err, &found) || found.ExitCode() > 1) { // 1: errors were corrected
-		return fmt.Errorf("e2fsck: %w", err)
-	}
-	return d.mount()
 }
 
 // fill takes all room but for so many bytes.

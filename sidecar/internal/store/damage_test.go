@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"imagingrouter/sidecar/internal/bodypart"
 )
 
 const many = 3000
@@ -161,6 +163,40 @@ func TestSalvageWithoutItems(t *testing.T) {
 	var state string
 	if err := s.read.QueryRowContext(ctx, "SELECT state FROM delivery").Scan(&state); err != nil || state != "pending" {
 		t.Errorf("the delivery is %s: %v", state, err)
+	}
+}
+
+// A result is lost, and its instance is not: it is looked at again.
+func TestSalvageWithoutResults(t *testing.T) {
+	ctx, path := t.Context(), filled(t)
+	s := must(Open(ctx, path))(t)
+	inTx(t, s, func(tx *sql.Tx) error {
+		for _, id := range []string{one, two} {
+			if _, err := s.Mark(ctx, tx, id, SourceHook); err != nil {
+				return err
+			}
+			if _, err := s.Classified(ctx, tx, id, 1, Content{StudyID: study, SeriesID: series, FileUUID: "f", MD5: "m", Model: "net@1"}); err != nil {
+				return err
+			}
+			if _, err := s.Published(ctx, tx, id, 1); err != nil {
+				return err
+			}
+		}
+		return s.PutResult(ctx, tx, bodypart.Result{Prediction: bodypart.Prediction{Class: bodypart.Spine}, InstanceID: two, ContentMD5: "m", Model: "net@1"})
+	})
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := Salvage(ctx, path); err != nil {
+		t.Fatal(err)
+	}
+	s = must(Open(ctx, path))(t)
+	defer func() { _ = s.Close() }()
+	if i := must(s.Instance(ctx, one))(t); i.State != StateDue || i.Done >= i.Due {
+		t.Errorf("without a result: %s, %d of %d", i.State, i.Done, i.Due)
+	}
+	if i := must(s.Instance(ctx, two))(t); i.State != StatePublished || i.Done != i.Due {
+		t.Errorf("with a result: %s, %d of %d", i.State, i.Done, i.Due)
 	}
 }
 

@@ -171,6 +171,9 @@ func (s *Store) mend(ctx context.Context, tx *sql.Tx) error {
 		{"DELETE FROM instance WHERE state NOT IN (" + marks(len(states)) + ")", states},
 		{"DELETE FROM delivery WHERE state NOT IN (" + marks(len(deliveries)) + ")", deliveries},
 		{"DELETE FROM gathering WHERE state NOT IN (" + marks(len(gatherings)) + ")", gatherings},
+		// Without its result an instance would count as one of no class: it is looked at again. What the rules have decided about it stands.
+		{`UPDATE instance SET state = 'due', due = due + 1, finished_at = 0 WHERE state IN ('classified', 'published')
+			AND NOT EXISTS (SELECT 1 FROM result r WHERE r.instance_id = instance.id AND r.content_md5 = instance.content_md5 AND r.model = instance.model)`, nil},
 		{"UPDATE instance SET classify_job = 0, publish_job = 0", nil},
 		{"UPDATE delivery SET job = 0", nil},
 		{"UPDATE gathering SET job = 0", nil},
