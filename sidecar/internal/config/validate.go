@@ -55,7 +55,7 @@ func (c *Config) validateOrthanc(r *report) {
 		// The address appears in logs, so it must not carry the password; it is not repeated here for the same reason.
 		r.fail(key, "must not hold a user or password: use orthanc.username and orthanc.password_file")
 	case u.RawQuery != "" || u.Fragment != "":
-		r.fail(key, "must not hold a query or fragment (got %q)", c.Orthanc.URL)
+		r.fail(key, "must not hold a query or fragment") // which may be the rest of a password with a ? or #: it is not repeated either
 	}
 	positive(r, "orthanc.timeout", c.Orthanc.Timeout)
 	between(r, "orthanc.concurrent_jobs", c.Orthanc.ConcurrentJobs, 0, 1000)
