@@ -39,7 +39,8 @@ func TestHostileFiles(t *testing.T) {
 				files = append(files, hostileFile{f.name + ", the largest", f.content})
 			}
 		}
-		archive := orthanctest.New(t, orthanctest.Config{Version: version})
+		// Without a checksum in Orthanc: the proxy gives other files than it has, and the router would see that.
+		archive := orthanctest.New(t, orthanctest.Config{Version: version, Extra: map[string]any{"StoreMD5ForAttachments": false}})
 		served := map[string][]byte{} // file by Orthanc's identifier, known before the router begins
 		names := map[string]string{}
 		store := func(content []byte) string {
