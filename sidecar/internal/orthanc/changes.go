@@ -2,6 +2,7 @@ package orthanc
 
 import (
 	"context"
+	"errors"
 	"strconv"
 	"strings"
 )
@@ -38,14 +39,22 @@ func (c *Client) Changes(ctx context.Context, since int64, limit int, types ...s
 	if len(types) > 0 {
 		query += "&type=" + strings.Join(types, ";") // Orthanc 1.12 takes "%3B" for a part of the type's name
 	}
+	return c.changes(ctx, query)
+}
+
+// changes asks for a page. An answer that names no changes, not even none, is somebody else's: with the zero that it would give for the newest one,
+// the whole archive would count as new.
+func (c *Client) changes(ctx context.Context, query string) (Changes, error) {
 	var page Changes
 	err := c.getJSON(ctx, "/changes", query, &page)
+	if err == nil && page.Changes == nil {
+		err = errors.New("orthanc: /changes: this is not an Orthanc (no Changes in the answer)")
+	}
 	return page, err
 }
 
 // LastChange returns the Seq of the newest change; 0 when there was none yet.
 func (c *Client) LastChange(ctx context.Context) (int64, error) {
-	var page Changes
-	err := c.getJSON(ctx, "/changes", "last", &page)
+	page, err := c.changes(ctx, "last")
 	return page.Last, err
 }
